@@ -1,0 +1,123 @@
+//! Byte budgets: the bound behind every queue, cache and in-flight set that is measured in bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+/// A number of bytes that holders share. Cloning gives another handle on the same budget.
+#[derive(Clone, Debug)]
+pub struct ByteBudget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limit: u64,
+    used: AtomicU64,
+    released: Notify,
+}
+
+/// Bytes taken from a [`ByteBudget`]; given back when dropped.
+#[derive(Debug)]
+pub struct ByteLease {
+    inner: Arc<Inner>,
+    bytes: u64,
+}
+
+impl ByteBudget {
+    /// A budget of `limit` bytes, none of them used.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self { inner: Arc::new(Inner { limit, used: AtomicU64::new(0), released: Notify::new() }) }
+    }
+
+    /// Takes `bytes` if they are left. A request larger than the whole budget is granted only when nothing
+    /// else is out, so that one oversized holder makes progress alone instead of never.
+    #[must_use]
+    pub fn try_take(&self, bytes: u64) -> Option<ByteLease> {
+        let grant = |used: u64| {
+            let fits = used.checked_add(bytes).is_some_and(|total| total <= self.inner.limit);
+            (fits || used == 0).then(|| used.saturating_add(bytes))
+        };
+        self.inner.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, grant).ok()?;
+        Some(ByteLease { inner: Arc::clone(&self.inner), bytes })
+    }
+
+    /// Waits until `bytes` can be taken, as [`Self::try_take`] grants them.
+    pub async fn take(&self, bytes: u64) -> ByteLease {
+        loop {
+            let released = self.inner.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            if let Some(lease) = self.try_take(bytes) {
+                return lease;
+            }
+            released.await;
+        }
+    }
+
+    /// Bytes out at this moment.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.inner.used.load(Ordering::Acquire)
+    }
+
+    /// The bound.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.inner.limit
+    }
+}
+
+impl ByteLease {
+    /// Bytes this lease holds.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for ByteLease {
+    fn drop(&mut self) {
+        self.inner.used.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.inner.released.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_up_to_the_limit_and_takes_back() {
+        let budget = ByteBudget::new(10);
+        let first = budget.try_take(6).expect("fits");
+        assert!(budget.try_take(5).is_none());
+        drop(first);
+        assert!(budget.try_take(5).is_some());
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_oversized_holder_goes_alone() {
+        let budget = ByteBudget::new(10);
+        let big = budget.try_take(50).expect("alone");
+        assert!(budget.try_take(1).is_none());
+        drop(big);
+        assert!(budget.try_take(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_is_woken_by_a_release() {
+        let budget = ByteBudget::new(10);
+        let held = budget.try_take(10).expect("fits");
+        let waiter = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.take(4).await.bytes() }
+        });
+        tokio::task::yield_now().await;
+        drop(held);
+        assert_eq!(waiter.await.expect("waiter"), 4);
+    }
+}
