@@ -1,1 +1,9 @@
-//! Skeleton.
+//! Cluster metadata: Raft, a pure state machine, immutable images, and the client that commands go through.
+
+pub mod client;
+pub mod command;
+pub mod image;
+
+pub use client::{MetadataClient, SubmitError};
+pub use command::{Command, Outcome};
+pub use image::{ConfigResource, MetadataImage, NodeImage, ObjectImage, PartitionImage, StreamImage, TopicImage};
