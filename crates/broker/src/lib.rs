@@ -1,1 +1,10 @@
-//! Skeleton.
+//! The broker: network, dispatch, one file per API key, partitions, fetch, coordinators' host, and the one
+//! place that composes the crates below.
+
+pub mod api;
+pub mod broker;
+pub mod config;
+pub mod network;
+pub mod partition;
+
+pub use broker::Broker;

@@ -1,0 +1,100 @@
+//! One file per API key. Each names its version range and its handler in one [`Handle`] implementation;
+//! [`REGISTRY`] lists them, and ApiVersions answers from the same list, so it cannot lie.
+
+mod api_versions;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::Lsn;
+use futures::future::BoxFuture;
+use kafka_protocol::protocol::{Decodable, Request, StrBytes};
+
+use crate::Broker;
+use crate::network::{ConnectionInfo, Frame};
+
+/// A handler of one API key.
+pub trait Handle {
+    /// The request it takes; its response type follows.
+    type Request: Request<Response: Send + 'static>;
+    /// Lowest and highest version that is advertised *and* honoured. Versions below
+    /// [`Self::LOWEST_DECODED`] are advertised for old clients' sake and close the connection, as in Kafka.
+    const VERSIONS: (i16, i16);
+    /// Lowest version that is really accepted; differs from `VERSIONS.0` for Produce alone.
+    const LOWEST_DECODED: i16 = Self::VERSIONS.0;
+
+    /// Handles a request. Runs on the connection's task, in arrival order, and must not block: work that
+    /// waits goes into [`Reply::Later`].
+    fn handle(
+        broker: &Arc<Broker>,
+        context: RequestContext,
+        request: Self::Request,
+    ) -> Reply<<Self::Request as Request>::Response>;
+}
+
+/// What a request brings besides its body.
+#[derive(Clone)]
+pub struct RequestContext {
+    /// API version of request and response.
+    pub version: i16,
+    /// `client.id`, empty when null.
+    pub client_id: StrBytes,
+    /// The connection it came on.
+    pub connection: Arc<ConnectionInfo>,
+}
+
+/// How a request is answered. Responses leave a connection in the order its requests came.
+pub enum Reply<T> {
+    /// At once.
+    Now(T),
+    /// When the WAL is durable up to the LSN; if the log fails before, never.
+    Durable(Lsn, T),
+    /// When the future completes; it starts to run at once, beside later requests of the connection.
+    Later(BoxFuture<'static, T>),
+    /// Not at all (Produce with acks=0).
+    Silent,
+    /// By closing the connection; the text is for the log.
+    Close(String),
+}
+
+/// An API as the dispatcher sees it.
+pub struct Api {
+    /// Its key on the wire.
+    pub key: i16,
+    /// Advertised versions.
+    pub versions: (i16, i16),
+    /// Lowest version that is really accepted.
+    pub lowest_decoded: i16,
+    /// Decodes the body, handles it and encodes the response.
+    pub serve: fn(&Arc<Broker>, i32, RequestContext, Bytes) -> Reply<Frame>,
+}
+
+const fn api<H: Handle>() -> Api {
+    Api { key: H::Request::KEY, versions: H::VERSIONS, lowest_decoded: H::LOWEST_DECODED, serve: serve::<H> }
+}
+
+/// Every API this broker honours, by ascending key.
+pub static REGISTRY: &[Api] = &[api::<api_versions::ApiVersions>()];
+
+/// The API with that key on the wire.
+#[must_use]
+pub fn find(key: i16) -> Option<&'static Api> {
+    REGISTRY.binary_search_by_key(&key, |api| api.key).ok().map(|index| &REGISTRY[index])
+}
+
+fn serve<H: Handle>(broker: &Arc<Broker>, correlation_id: i32, context: RequestContext, mut body: Bytes) -> Reply<Frame> {
+    let version = context.version;
+    let request = match H::Request::decode(&mut body, version) {
+        Ok(request) if body.is_empty() => request,
+        Ok(_) => return Reply::Close(format!("{} bytes follow the request", body.len())),
+        Err(error) => return Reply::Close(format!("request cannot be decoded: {error}")),
+    };
+    let encode = move |response: <H::Request as Request>::Response| Frame::response(H::Request::KEY, version, correlation_id, &response);
+    match H::handle(broker, context, request) {
+        Reply::Now(response) => Reply::Now(encode(response)),
+        Reply::Durable(lsn, response) => Reply::Durable(lsn, encode(response)),
+        Reply::Later(future) => Reply::Later(Box::pin(async move { encode(future.await) })),
+        Reply::Silent => Reply::Silent,
+        Reply::Close(reason) => Reply::Close(reason),
+    }
+}

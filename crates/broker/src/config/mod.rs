@@ -1,0 +1,145 @@
+//! Configuration: Kafka's own property names wherever they exist, `ottla.*` for the rest.
+
+use std::path::PathBuf;
+
+use common::NodeId;
+
+/// Static configuration of one broker, checked.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// `node.id`.
+    pub node_id: NodeId,
+    /// `broker.rack`.
+    pub rack: Option<String>,
+    /// `log.dirs` (the first one) or `--data-dir`: WAL, Raft log, and the default object store live below it.
+    pub data_dir: PathBuf,
+    /// `listeners` of security protocol PLAINTEXT: name, host and port to bind.
+    pub listeners: Vec<Listener>,
+    /// Address of the admin HTTP port; `None` switches it off.
+    pub admin_address: Option<String>,
+    /// `ottla.object.store.url`; default `file://<data_dir>/store`.
+    pub object_store_url: String,
+    /// `ottla.wal.url`; default `file://<data_dir>/wal`.
+    pub wal_url: String,
+    /// `ottla.wal.capacity.bytes`.
+    pub wal_capacity_bytes: u64,
+    /// `ottla.wal.upload.bytes`: un-uploaded bytes that start an upload.
+    pub upload_bytes: u64,
+    /// `ottla.wal.upload.interval.ms`.
+    pub upload_interval_ms: u64,
+    /// `ottla.log.cache.bytes`.
+    pub log_cache_bytes: u64,
+    /// `ottla.block.cache.bytes`.
+    pub block_cache_bytes: u64,
+    /// `ottla.tail.index.bytes`.
+    pub tail_index_bytes: u64,
+    /// `queued.max.request.bytes`: request bytes in flight over all connections.
+    pub request_bytes_in_flight: u64,
+    /// `ottla.response.bytes.in.flight`: response bytes waiting to be sent over all connections.
+    pub response_bytes_in_flight: u64,
+    /// `socket.request.max.bytes`.
+    pub socket_request_max_bytes: u32,
+    /// `connections.max.idle.ms`.
+    pub connections_max_idle_ms: u64,
+    /// `max.connections`.
+    pub max_connections: usize,
+    /// `max.connections.per.ip`.
+    pub max_connections_per_ip: usize,
+    /// `fetch.max.bytes`.
+    pub fetch_max_bytes: u32,
+    /// `max.incremental.fetch.session.cache.slots`.
+    pub fetch_session_slots: usize,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `delete.topic.enable`.
+    pub delete_topics: bool,
+    /// `num.partitions`.
+    pub num_partitions: i32,
+    /// `default.replication.factor`.
+    pub default_replication_factor: i16,
+    /// `offsets.topic.num.partitions`.
+    pub offsets_topic_partitions: i32,
+    /// `offsets.topic.replication.factor`.
+    pub offsets_topic_replication_factor: i16,
+    /// `offset.metadata.max.bytes`.
+    pub offset_metadata_max_bytes: usize,
+    /// `offsets.retention.minutes`.
+    pub offsets_retention_minutes: i64,
+    /// `offsets.retention.check.interval.ms`.
+    pub offsets_retention_check_interval_ms: i64,
+    /// `group.initial.rebalance.delay.ms`.
+    pub group_initial_rebalance_delay_ms: i64,
+    /// `group.min.session.timeout.ms`.
+    pub group_min_session_timeout_ms: i64,
+    /// `group.max.session.timeout.ms`.
+    pub group_max_session_timeout_ms: i64,
+    /// `group.max.size`.
+    pub group_max_size: usize,
+    /// `producer.id.expiration.ms`.
+    pub producer_id_expiration_ms: i64,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_interval_ms: u64,
+    /// Every property as given, in order: what DescribeConfigs reports as static broker configuration and
+    /// topic defaults derive from (`log.retention.ms`, `message.max.bytes`, …).
+    pub properties: Vec<(String, String)>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Name, such as `PLAINTEXT`.
+    pub name: String,
+    /// Host to bind.
+    pub host: String,
+    /// Port to bind; 0 for any.
+    pub port: u16,
+    /// Host that clients are told.
+    pub advertised_host: String,
+    /// Port that clients are told; 0 for the bound one.
+    pub advertised_port: u16,
+}
+
+/// Effective configuration of one topic, typed, for the hot path. Built from the image (topic entries over
+/// dynamic broker entries over static properties over Kafka's defaults) whenever one of them changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// `max.message.bytes`: of a whole batch as stored.
+    pub max_message_bytes: u32,
+    /// `compression.type`: `None` is `producer`.
+    pub compression: Option<Codec>,
+    /// `message.timestamp.type` is LogAppendTime.
+    pub log_append_time: bool,
+    /// `message.timestamp.before.max.ms`.
+    pub timestamp_before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub timestamp_after_max_ms: i64,
+    /// `cleanup.policy` contains `compact`.
+    pub compact: bool,
+    /// `cleanup.policy` contains `delete`.
+    pub delete: bool,
+    /// `retention.ms`, -1 for ever.
+    pub retention_ms: i64,
+    /// `retention.bytes`, -1 without bound.
+    pub retention_bytes: i64,
+    /// `segment.bytes`.
+    pub segment_bytes: u32,
+    /// `segment.ms`.
+    pub segment_ms: i64,
+    /// `min.insync.replicas`: accepted, never a cause of failure.
+    pub min_insync_replicas: i32,
+}
+
+/// `compression.type` other than `producer`, with its level where the topic sets one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// `uncompressed`.
+    Uncompressed,
+    /// `gzip`.
+    Gzip(i32),
+    /// `snappy`.
+    Snappy,
+    /// `lz4`.
+    Lz4(i32),
+    /// `zstd`.
+    Zstd(i32),
+}
