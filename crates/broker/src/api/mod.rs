@@ -16,7 +16,7 @@ use crate::network::{ConnectionInfo, Frame};
 /// A handler of one API key.
 pub trait Handle {
     /// The request it takes; its response type follows.
-    type Request: Request<Response: Send + 'static>;
+    type Request: Request<Response: Send>;
     /// Lowest and highest version that is advertised *and* honoured. Versions below
     /// [`Self::LOWEST_DECODED`] are advertised for old clients' sake and close the connection, as in Kafka.
     const VERSIONS: (i16, i16);
@@ -65,11 +65,15 @@ pub struct Api {
     pub versions: (i16, i16),
     /// Lowest version that is really accepted.
     pub lowest_decoded: i16,
-    /// Decodes the body, handles it and encodes the response.
+    /// Decodes the body, handles it and encodes the response under the given correlation id.
     pub serve: fn(&Arc<Broker>, i32, RequestContext, Bytes) -> Reply<Frame>,
 }
 
-const fn api<H: Handle>() -> Api {
+const fn api<H>() -> Api
+where
+    H: Handle,
+    <H::Request as Request>::Response: 'static,
+{
     Api { key: H::Request::KEY, versions: H::VERSIONS, lowest_decoded: H::LOWEST_DECODED, serve: serve::<H> }
 }
 
@@ -82,7 +86,11 @@ pub fn find(key: i16) -> Option<&'static Api> {
     REGISTRY.binary_search_by_key(&key, |api| api.key).ok().map(|index| &REGISTRY[index])
 }
 
-fn serve<H: Handle>(broker: &Arc<Broker>, correlation_id: i32, context: RequestContext, mut body: Bytes) -> Reply<Frame> {
+fn serve<H>(broker: &Arc<Broker>, correlation_id: i32, context: RequestContext, mut body: Bytes) -> Reply<Frame>
+where
+    H: Handle,
+    <H::Request as Request>::Response: 'static,
+{
     let version = context.version;
     let request = match H::Request::decode(&mut body, version) {
         Ok(request) if body.is_empty() => request,
