@@ -4,17 +4,28 @@
 //! runs on all of them. The log knows nothing of what its records mean.
 
 pub mod block;
+mod chunk;
+pub mod config;
+mod core;
+mod device;
+pub mod direct;
 pub mod durable;
+mod format;
+pub mod memory;
+mod reader;
 pub mod record;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use common::Lsn;
+use common::{Lsn, NodeEpoch};
 
 pub use block::Block;
+pub use config::{WalClass, WalConfig, WalLocation};
 pub use durable::DurableLsn;
+pub use format::seal_sector::SealedBy;
+pub use memory::{FlushMode, MemoryWal, MemoryWalSizes};
 pub use record::{Appended, RecordKind, RecordMeta, RecordRef, TAG_BYTES};
 
 /// A boxed future, as the object-safe contract needs it.
@@ -32,6 +43,10 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// * **Bounds.** At most [`capacity`](Self::capacity) bytes lie between the trim mark and the end;
 ///   at most the configured bytes of block memory are out at once.
 pub trait WriteAheadLog: Send + Sync + 'static {
+    /// Sets the epoch that block headers carry from now on: call it after the node's registration, before the
+    /// first append.
+    fn set_node_epoch(&self, epoch: NodeEpoch);
+
     /// Copies `payload` into the block that is being filled, lets `patch` change the copy, and returns where
     /// the record is. Never waits and never does I/O: the record becomes durable in the background.
     ///

@@ -1,0 +1,64 @@
+//! Where a log lies and how large it may become.
+
+use std::path::PathBuf;
+
+use common::NodeId;
+
+/// Where a log lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalLocation {
+    /// A directory of segment files, made if absent.
+    Directory(PathBuf),
+    /// A block device, or one preallocated file. A zeroed first page means that it is unused.
+    Block(PathBuf),
+}
+
+/// What survives the loss of the node, as the operator states it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalClass {
+    /// The disk dies with its node: nobody else can seal or adopt this log.
+    Private,
+    /// A volume that other nodes can open: the owner reads the seal sector after each flush.
+    Shared,
+}
+
+/// Configuration of one log.
+#[derive(Clone, Debug)]
+pub struct WalConfig {
+    /// Where it lies.
+    pub location: WalLocation,
+    /// Whether other nodes can reach it. Fixed when the log is made.
+    pub class: WalClass,
+    /// Bytes of the whole ring. For a block location 0 means: all there is. Rounded down to whole segments.
+    pub capacity_bytes: u64,
+    /// Bytes of one segment; fixed when the log is made. Bounds the largest record.
+    pub segment_bytes: u64,
+    /// A block is ended when it reaches this size, bytes; only a single larger record makes a larger block.
+    pub block_bytes_max: u32,
+    /// Largest payload of a record, bytes; further bounded by what a segment and the memory hold.
+    pub record_bytes_max: u32,
+    /// Block memory that may be mapped at once, bytes.
+    pub memory_bytes: u64,
+    /// The node that owns the log.
+    pub node: NodeId,
+    /// The cluster it belongs to, at most 255 bytes.
+    pub cluster_id: String,
+}
+
+impl WalConfig {
+    /// A private log at `location` with default sizes: 1 GiB ring, 64 MiB segments, 256 MiB of memory.
+    #[must_use]
+    pub fn new(location: WalLocation, node: NodeId, cluster_id: impl Into<String>) -> Self {
+        Self {
+            location,
+            class: WalClass::Private,
+            capacity_bytes: 1 << 30,
+            segment_bytes: 64 << 20,
+            block_bytes_max: 1 << 20,
+            record_bytes_max: 48 << 20,
+            memory_bytes: 256 << 20,
+            node,
+            cluster_id: cluster_id.into(),
+        }
+    }
+}
