@@ -1,5 +1,6 @@
 //! The S3 server for tests is judged by the client Ottla uses, and moto, somebody else's S3 server, by the same
 //! suite: where both agree, what Ottla relies on is S3 and not our idea of it.
+#![allow(clippy::disallowed_methods)] // races need tasks that run in parallel; the tests wait for each
 
 use std::sync::Arc;
 use std::time::Duration;
