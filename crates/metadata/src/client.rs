@@ -1,15 +1,60 @@
 //! How the rest of a broker reads and changes metadata.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::LogIndex;
+use arc_swap::ArcSwap;
+use common::{Clock, LogIndex};
+use tokio::sync::{Semaphore, watch};
 
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Outcome, Refusal};
 use crate::image::MetadataImage;
+use crate::raft::Submitter;
+
+/// Commands under way at once, of one node.
+const PENDING_MAX: usize = 4096;
+
+/// Bytes of one encoded command. Larger ones are refused: an entry is replicated and applied in one piece.
+const COMMAND_BYTES_MAX: usize = 32 << 20;
+
+/// Encoded bytes of all commands under way.
+const PENDING_BYTES_MAX: u64 = 64 << 20;
+
+/// The image this node has applied, and who waits for newer ones.
+#[derive(Debug)]
+pub(crate) struct Images {
+    newest: ArcSwap<MetadataImage>,
+    applied: watch::Sender<LogIndex>,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self { newest: ArcSwap::default(), applied: watch::Sender::new(LogIndex(0)) }
+    }
+}
+
+impl Images {
+    pub(crate) fn publish(&self, image: Arc<MetadataImage>) {
+        let applied = image.applied;
+        self.newest.store(image);
+        self.applied.send_replace(applied);
+    }
+}
 
 /// Handle on this node's image and on the quorum. Cheap to clone.
 #[derive(Clone)]
-pub struct MetadataClient {}
+pub struct MetadataClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    images: Arc<Images>,
+    submitter: Submitter,
+    clock: Arc<dyn Clock>,
+    timeout: Duration,
+    pending: Semaphore,
+    bytes: common::budget::ByteBudget,
+}
 
 /// Why a command has no outcome.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -23,20 +68,56 @@ pub enum SubmitError {
 }
 
 impl MetadataClient {
+    pub(crate) fn new(
+        images: Arc<Images>,
+        submitter: Submitter,
+        clock: Arc<dyn Clock>,
+        timeout: Duration,
+    ) -> Self {
+        let pending = Semaphore::new(PENDING_MAX);
+        let bytes = common::budget::ByteBudget::new(PENDING_BYTES_MAX);
+        Self { inner: Arc::new(Inner { images, submitter, clock, timeout, pending, bytes }) }
+    }
+
     /// The newest image this node has applied.
     #[must_use]
     pub fn image(&self) -> Arc<MetadataImage> {
-        unimplemented!()
+        self.inner.images.newest.load_full()
     }
 
     /// Tells of every newer image by the index it has applied.
     #[must_use]
-    pub fn watch(&self) -> tokio::sync::watch::Receiver<LogIndex> {
-        unimplemented!()
+    pub fn watch(&self) -> watch::Receiver<LogIndex> {
+        self.inner.images.applied.subscribe()
     }
 
     /// Sends a command to the active controller and waits until it is committed *and* in this node's image.
-    pub async fn submit(&self, _command: Command) -> Result<Outcome, SubmitError> {
-        unimplemented!()
+    /// A command that the state machine refuses is an [`Outcome::Refused`], not an error. Asking again after
+    /// [`SubmitError::Indeterminate`] is safe for commands that carry an identity (registrations, topics by id,
+    /// object commits, trims); others may happen twice.
+    pub async fn submit(&self, command: Command) -> Result<Outcome, SubmitError> {
+        let inner = &*self.inner;
+        let unavailable = |reason: &str| SubmitError::Unavailable(reason.to_owned());
+        let _slot = inner.pending.try_acquire().map_err(|_| unavailable("too many commands are under way"))?;
+        let proposal = Submitter::propose(inner.clock.wall_ms(), command);
+        let size = proposal.encoded.len();
+        if size > COMMAND_BYTES_MAX {
+            let reason = format!("a command of {size} bytes exceeds the limit of {COMMAND_BYTES_MAX} bytes");
+            return Ok(Outcome::Refused(Refusal::Invalid(reason)));
+        }
+        let _lease = inner.bytes.try_take(size as u64).ok_or_else(|| unavailable("too many bytes are under way"))?;
+        let (index, outcome) = inner.submitter.submit(proposal, inner.timeout).await?;
+        self.wait_applied(index).await?;
+        Ok(outcome)
+    }
+
+    /// Waits until this node's image has applied `index`.
+    async fn wait_applied(&self, index: LogIndex) -> Result<(), SubmitError> {
+        let mut applied = self.watch();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        match tokio::time::timeout(self.inner.timeout, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(SubmitError::Indeterminate("applied, but not known here yet".into())),
+        }
     }
 }

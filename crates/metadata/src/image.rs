@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use common::{LogIndex, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
-use imbl::OrdMap;
+use common::{LogIndex, Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
+use imbl::{OrdMap, OrdSet};
 use uuid::Uuid;
 
 /// All metadata at one Raft log index.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetadataImage {
     /// Index of the last applied entry.
     pub applied: LogIndex,
@@ -23,8 +23,42 @@ pub struct MetadataImage {
     pub configs: OrdMap<ConfigResource, OrdMap<Arc<str>, Arc<str>>>,
     /// Streams.
     pub streams: OrdMap<StreamId, Arc<StreamImage>>,
+    /// Committed ranges of all streams by stream and first offset. One map for all streams: a stream without
+    /// data costs nothing here, and one commit of many streams shares its path copies.
+    pub ranges: OrdMap<(StreamId, Offset), RangeImage>,
     /// Objects.
     pub objects: OrdMap<ObjectId, ObjectImage>,
+    /// Objects without references, which may be deleted from the store.
+    pub destroyed: OrdSet<ObjectId>,
+    /// Referenced objects that hold slices of more than one stream, for object compaction.
+    pub stream_sets: OrdSet<ObjectId>,
+    /// Lives of write-ahead logs by uuid.
+    pub wals: OrdMap<Uuid, WalImage>,
+    /// Finalized feature levels.
+    pub features: OrdMap<Arc<str>, i16>,
+    /// The object store prefix this cluster has claimed, empty before it did.
+    pub store: Arc<str>,
+    /// The next ids and epochs to be given out.
+    pub next: Counters,
+}
+
+/// Ids and epochs only grow; each field is the next value to be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Next [`NodeEpoch`].
+    pub node_epoch: u64,
+    /// Next [`StreamId`].
+    pub stream: u64,
+    /// Next [`ObjectId`].
+    pub object: u64,
+    /// Next producer id.
+    pub producer: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { node_epoch: 1, stream: 1, object: 1, producer: 0 }
+    }
 }
 
 /// A registered node.
@@ -42,6 +76,29 @@ pub struct NodeImage {
     pub rack: Option<Arc<str>>,
     /// Fenced nodes lead nothing.
     pub fenced: bool,
+    /// The write-ahead log it registered with.
+    pub wal: Option<Uuid>,
+}
+
+/// The life of one write-ahead log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalImage {
+    /// The node it belongs to.
+    pub node: NodeId,
+    /// Where it stands in its life.
+    pub state: WalState,
+}
+
+/// A write-ahead log is open, then sealed (its owner is gone; nobody appends any more), then retired (nothing
+/// in it is needed).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalState {
+    /// Its node appends to it, or will recover it.
+    Open,
+    /// Ends for good at this position.
+    Sealed(Lsn),
+    /// Holds nothing that is not committed.
+    Retired,
 }
 
 /// Where clients reach a node.
@@ -84,27 +141,27 @@ pub struct PartitionImage {
 /// A stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamImage {
-    /// Epoch of the newest opening.
+    /// Epoch of the newest opening, 0 before the first.
     pub epoch: StreamEpoch,
     /// Who holds it open.
     pub owner: Option<(NodeId, NodeEpoch)>,
-    /// First offset that exists.
+    /// First offset that exists. May lie above `end`: what was trimmed need not be committed yet.
     pub start: Offset,
     /// Committed end (exclusive).
     pub end: Offset,
-    /// Contiguous ranges that cover `start..end`.
-    pub ranges: imbl::Vector<RangeImage>,
     /// Newest checkpoint: object and the offset it describes.
     pub checkpoint: Option<(ObjectId, Offset)>,
+    /// The topic whose data this is.
+    pub topic: Uuid,
+    /// Index of the partition within the topic.
+    pub partition: i32,
 }
 
-/// A stream's offsets within one object.
+/// A stream's offsets within one object, filed under their first offset in [`MetadataImage::ranges`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RangeImage {
     /// The object.
     pub object: ObjectId,
-    /// First offset.
-    pub start: Offset,
     /// End (exclusive).
     pub end: Offset,
     /// Payload bytes.
@@ -114,7 +171,7 @@ pub struct RangeImage {
 }
 
 /// An object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectImage {
     /// Epoch of the node that wrote it.
     pub node_epoch: NodeEpoch,
@@ -126,10 +183,27 @@ pub struct ObjectImage {
     pub size: u64,
     /// Ranges and checkpoints that reference it.
     pub references: u32,
-    /// Whether it holds slices of more than one stream.
-    pub stream_set: bool,
+    /// Its slices in the order of the commit, and what became of them: a commit asked for again answers the same.
+    pub slices: Arc<[SliceImage]>,
     /// Wall time at which it lost its last reference.
     pub destroyed_at_ms: Option<i64>,
+}
+
+/// One slice of an object, as it was judged when the object was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SliceImage {
+    /// The stream.
+    pub stream: StreamId,
+    /// Whether it became part of the stream.
+    pub committed: bool,
+}
+
+impl ObjectImage {
+    /// Whether it holds slices of more than one stream.
+    #[must_use]
+    pub fn is_stream_set(&self) -> bool {
+        self.slices.first().is_some_and(|first| self.slices.iter().any(|slice| slice.stream != first.stream))
+    }
 }
 
 /// What a dynamic configuration applies to.
@@ -148,5 +222,30 @@ impl MetadataImage {
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<&Arc<TopicImage>> {
         self.topics.get(self.topic_ids.get(name)?)
+    }
+
+    /// Committed ranges of `stream` with their first offsets, in order, beginning with the one that contains
+    /// `from` (or the first above it).
+    pub fn ranges_from(
+        &self,
+        stream: StreamId,
+        from: Offset,
+    ) -> impl Iterator<Item = (Offset, &RangeImage)> + '_ {
+        let containing = self.ranges.get_prev(&(stream, from)).filter(|((of, _), range)| *of == stream && range.end > from);
+        let first = containing.map_or(from, |((_, start), _)| *start);
+        self.ranges
+            .range((stream, first)..=(stream, Offset(i64::MAX)))
+            .map(|((_, start), range)| (*start, range))
+    }
+
+    /// All committed ranges of `stream` with their first offsets, in order.
+    pub fn ranges_of(&self, stream: StreamId) -> impl Iterator<Item = (Offset, &RangeImage)> + '_ {
+        self.ranges.range((stream, Offset(i64::MIN))..=(stream, Offset(i64::MAX))).map(|((_, start), range)| (*start, range))
+    }
+
+    /// The partition whose data `stream` is.
+    #[must_use]
+    pub fn partition_of(&self, stream: &StreamImage) -> Option<&PartitionImage> {
+        self.topics.get(&stream.topic)?.partitions.get(usize::try_from(stream.partition).ok()?)
     }
 }

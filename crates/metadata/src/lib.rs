@@ -3,7 +3,12 @@
 pub mod client;
 pub mod command;
 pub mod image;
+pub mod log;
+pub mod raft;
+pub mod state;
+mod wire;
 
 pub use client::{MetadataClient, SubmitError};
 pub use command::{Command, Outcome};
+pub use raft::{Node, NodeConfig, StartError};
 pub use image::{ConfigResource, MetadataImage, NodeImage, ObjectImage, PartitionImage, StreamImage, TopicImage};

@@ -1,0 +1,17 @@
+//! Raft around the state machine. openraft's types end at this module's edge.
+
+mod log_storage;
+mod machine;
+mod network;
+mod node;
+mod transport;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use node::{Node, NodeConfig, StartError};
+pub use transport::{NoPeers, RaftTransport, TransportError};
+pub(crate) use types::{EntryBody, Membership};
+
+pub(crate) use node::Submitter;

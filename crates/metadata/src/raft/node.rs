@@ -1,0 +1,386 @@
+//! One node's Raft: start, stop, requests of other nodes, and the way of a command to the leader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Clock, LogIndex, NodeId};
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use super::log_storage::LogStorage;
+use super::machine::{Machine, snapshot_of};
+use super::network::{Network, node_id};
+use super::transport::{RaftTransport, TransportError};
+use super::types::{self, Proposal, TypeConfig};
+use crate::client::{Images, MetadataClient, SubmitError};
+use crate::command::{Command, Outcome};
+use crate::log::{RaftLogStore, Vote};
+use crate::wire::{AppendOutcome, Request, Response, SnapshotDecoder, WireError};
+
+type RaftHandle = Raft<TypeConfig, Machine>;
+
+/// Pause before a command is offered again while no leader is known.
+const NO_LEADER_RETRY: Duration = Duration::from_millis(20);
+
+/// How often the size of the log is looked at.
+const SNAPSHOT_CHECK: Duration = Duration::from_secs(2);
+
+/// Settings of a node's Raft.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node.
+    pub node: NodeId,
+    /// The first voters of a cluster; this node among them. Ignored once the log says who votes.
+    pub voters: Vec<NodeId>,
+    /// A follower that hears nothing for a time between this and twice this stands for election.
+    pub election_timeout: Duration,
+    /// Between the heartbeats of a leader; at most a third of the election timeout.
+    pub heartbeat: Duration,
+    /// How long a command may take before its outcome is declared unknown.
+    pub submit_timeout: Duration,
+    /// How long the start may wait for a leader and for the committed image.
+    pub start_timeout: Duration,
+    /// Bytes of log after which a snapshot is written and the log let go.
+    pub snapshot_log_bytes: u64,
+}
+
+impl NodeConfig {
+    /// Settings of a cluster of one, with Kafka's `controller.quorum.*` defaults where they exist.
+    #[must_use]
+    pub fn single(node: NodeId) -> Self {
+        Self {
+            node,
+            voters: vec![node],
+            election_timeout: Duration::from_millis(1000),
+            heartbeat: Duration::from_millis(250),
+            submit_timeout: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(30),
+            snapshot_log_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Why a node's Raft does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings contradict each other.
+    #[error("metadata settings: {0}")]
+    Config(String),
+    /// The log or the snapshot cannot be used.
+    #[error("metadata storage: {0}")]
+    Storage(String),
+    /// No leader was found, or its log not caught up with, in time.
+    #[error("no metadata quorum: {0}")]
+    NoQuorum(String),
+}
+
+/// One node's part in Raft. Ends with [`Node::stop`].
+pub struct Node {
+    raft: RaftHandle,
+    submitter: Submitter,
+    incoming: Mutex<Option<Incoming>>,
+    snapshots: JoinHandle<()>,
+}
+
+/// A snapshot that the leader is sending.
+struct Incoming {
+    transfer: u64,
+    vote: Vote,
+    next: u64,
+    decoder: SnapshotDecoder,
+}
+
+impl Node {
+    /// Starts Raft on `store` and returns when this node's image holds everything that was committed. A cluster
+    /// of one elects itself at once.
+    pub async fn start(
+        config: NodeConfig,
+        store: Arc<dyn RaftLogStore>,
+        transport: Arc<dyn RaftTransport>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, MetadataClient), StartError> {
+        let raft_config = raft_config(&config)?;
+        let images = Arc::new(Images::default());
+        let log = LogStorage::new(Arc::clone(&store));
+        let pristine = log.is_pristine();
+        let machine = Machine::new(Arc::clone(&store), Arc::clone(&images));
+        let id = raft_id(config.node)?;
+        let network = Network { transport: Arc::clone(&transport) };
+        let raft = RaftHandle::new(id, raft_config, network, log, machine)
+            .await
+            .map_err(|error| StartError::Storage(error.to_string()))?;
+        if pristine {
+            initialize(&raft, &config).await?;
+        }
+        elect_alone(&raft, id).await?;
+        raft.wait_for_recovery(Some(config.start_timeout))
+            .await
+            .map_err(|error| StartError::NoQuorum(error.to_string()))?;
+        let snapshots = tokio::spawn(snapshot_when_large(raft.clone(), Arc::clone(&store), config.snapshot_log_bytes));
+        let submitter = Submitter { raft: raft.clone(), store, transport };
+        let client = MetadataClient::new(images, submitter.clone(), clock, config.submit_timeout);
+        Ok((Self { raft, submitter, incoming: Mutex::new(None), snapshots }, client))
+    }
+
+    /// Whether this node leads, as far as it knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Writes a snapshot now and lets the log go that it covers.
+    pub async fn snapshot(&self) -> Result<(), StartError> {
+        self.raft.trigger().snapshot().await.map_err(|error| StartError::Storage(error.to_string()))
+    }
+
+    /// Stops Raft. What was submitted and has no outcome stays unknown.
+    pub async fn stop(&self) {
+        self.snapshots.abort();
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "metadata did not stop cleanly");
+        }
+    }
+
+    /// Answers a request that another node sent through its transport. Bytes that make no sense get an answer
+    /// that says so.
+    pub async fn handle(&self, request: Bytes) -> Bytes {
+        let response = match Request::decode(request) {
+            Ok(request) => self.respond(request).await.unwrap_or_else(Response::Failed),
+            Err(error) => Response::Failed(error.to_string()),
+        };
+        response.encode()
+    }
+
+    async fn respond(&self, request: Request) -> Result<Response, String> {
+        match request {
+            Request::Append { vote, previous, committed, entries } => {
+                let decode = |record: crate::log::LogRecord| types::decode_record(record.id, record.payload);
+                let entries = entries.into_iter().map(decode).collect::<Result<_, WireError>>().map_err(text)?;
+                let rpc = AppendEntriesRequest {
+                    vote: types::raft_vote(vote),
+                    prev_log_id: previous.map(types::log_id),
+                    entries,
+                    leader_commit: committed.map(types::log_id),
+                };
+                let outcome = self.raft.append_entries(rpc).await.map_err(text)?;
+                Ok(Response::Appended(append_outcome(&outcome)))
+            }
+            Request::Vote { vote, last, pre, transfer } => {
+                let mut rpc = VoteRequest::new(types::raft_vote(vote), last.map(types::log_id));
+                rpc.leadership_transfer = transfer;
+                let answer = if pre { self.raft.pre_vote(rpc).await } else { self.raft.vote(rpc).await };
+                let answer = answer.map_err(text)?;
+                Ok(Response::Voted {
+                    vote: types::vote(&answer.vote),
+                    granted: answer.vote_granted,
+                    last: answer.last_log_id.as_ref().map(types::entry_id),
+                })
+            }
+            Request::Snapshot { vote, transfer, sequence, chunk } => {
+                self.take_snapshot(vote, transfer, sequence, chunk).await
+            }
+            Request::Submit { entry } => self.submit_forwarded(entry).await,
+        }
+    }
+
+    /// Takes parts in order; one transfer at a time, a new one ends the one before.
+    async fn take_snapshot(
+        &self,
+        vote: Vote,
+        transfer: u64,
+        sequence: u64,
+        chunk: Option<Bytes>,
+    ) -> Result<Response, String> {
+        let complete = {
+            let mut slot = self.incoming.lock();
+            if sequence == 0 {
+                *slot = Some(Incoming { transfer, vote, next: 0, decoder: SnapshotDecoder::default() });
+            }
+            let fits = |incoming: &Incoming| incoming.transfer == transfer && incoming.vote == vote && incoming.next == sequence;
+            let mut incoming = slot.take().filter(fits).ok_or("this part of a snapshot was not expected")?;
+            match chunk {
+                Some(chunk) => {
+                    incoming.decoder.push(chunk).map_err(text)?;
+                    incoming.next += 1;
+                    *slot = Some(incoming);
+                    None
+                }
+                None => Some(incoming.decoder),
+            }
+        };
+        let Some(decoder) = complete else { return Ok(Response::Snapshot { installed: None }) };
+        let (head, image) = decoder.finish().map_err(text)?;
+        let installed = self.raft.install_full_snapshot(types::raft_vote(vote), snapshot_of(head, image)).await;
+        let vote = types::vote(&installed.map_err(text)?.vote);
+        Ok(Response::Snapshot { installed: Some(vote) })
+    }
+
+    /// A command of another node: applied here if this node leads, never passed on again.
+    async fn submit_forwarded(&self, entry: Bytes) -> Result<Response, String> {
+        let types::EntryBody::Command { now_ms, command } = crate::wire::decode_entry(entry.clone()).map_err(text)? else {
+            return Ok(Response::Unavailable("only commands can be submitted".into()));
+        };
+        let proposal = Proposal { now_ms, command, encoded: entry };
+        Ok(match self.submitter.write(proposal).await {
+            Ok(Written::Applied(index, outcome)) => Response::Submitted { index: index.0, outcome },
+            Ok(Written::NotLeader(_)) => Response::Unavailable("this node does not lead".into()),
+            Err(SubmitError::Unavailable(reason)) => Response::Unavailable(reason),
+            Err(SubmitError::Indeterminate(reason)) => Response::Failed(reason),
+        })
+    }
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+fn append_outcome(from: &AppendEntriesResponse<TypeConfig>) -> AppendOutcome {
+    match from {
+        AppendEntriesResponse::Success => AppendOutcome::Success,
+        AppendEntriesResponse::PartialSuccess(id) => AppendOutcome::Partial(id.as_ref().map(types::entry_id)),
+        AppendEntriesResponse::Conflict => AppendOutcome::Conflict,
+        AppendEntriesResponse::HigherVote(vote) => AppendOutcome::HigherVote(types::vote(vote)),
+    }
+}
+
+fn raft_id(node: NodeId) -> Result<u64, StartError> {
+    u64::try_from(node.0).map_err(|_| StartError::Config(format!("a node id cannot be negative: {node}")))
+}
+
+fn raft_config(config: &NodeConfig) -> Result<Arc<Config>, StartError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let election = millis(config.election_timeout);
+    let raft = Config {
+        cluster_name: "metadata".into(),
+        election_timeout_min: election,
+        election_timeout_max: election.saturating_mul(2),
+        heartbeat_interval: millis(config.heartbeat),
+        // By bytes of log, not by entries: see `snapshot_when_large`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 0,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    };
+    raft.validate().map(Arc::new).map_err(|error| StartError::Config(error.to_string()))
+}
+
+/// Every first voter does this; whoever comes second finds it done.
+async fn initialize(raft: &RaftHandle, config: &NodeConfig) -> Result<(), StartError> {
+    let voters = config.voters.iter().map(|node| Ok((raft_id(*node)?, EmptyNode::new())));
+    let voters: BTreeMap<u64, EmptyNode> = voters.collect::<Result<_, StartError>>()?;
+    match raft.initialize(voters).await {
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(StartError::Config(error.to_string())),
+    }
+}
+
+/// Whoever votes alone needs nobody's silence to stand for election.
+async fn elect_alone(raft: &RaftHandle, id: u64) -> Result<(), StartError> {
+    if raft.voter_ids().eq([id]) && !raft.is_leader() {
+        raft.trigger().elect(false).await.map_err(|error| StartError::Storage(error.to_string()))?;
+    }
+    Ok(())
+}
+
+async fn snapshot_when_large(raft: RaftHandle, store: Arc<dyn RaftLogStore>, limit: u64) {
+    let mut ticks = tokio::time::interval(SNAPSHOT_CHECK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if store.log_bytes() >= limit
+            && let Err(error) = raft.trigger().snapshot().await
+        {
+            tracing::error!(%error, "metadata has stopped");
+            return;
+        }
+    }
+}
+
+/// The way of a command to the leader.
+#[derive(Clone)]
+pub(crate) struct Submitter {
+    raft: RaftHandle,
+    store: Arc<dyn RaftLogStore>,
+    transport: Arc<dyn RaftTransport>,
+}
+
+enum Written {
+    Applied(LogIndex, Outcome),
+    /// Certainly not written here; perhaps this node leads.
+    NotLeader(Option<NodeId>),
+}
+
+impl Submitter {
+    pub(crate) fn propose(now_ms: i64, command: Command) -> Proposal {
+        Proposal::new(now_ms, command)
+    }
+
+    /// Gets `proposal` committed and applied by the leader, whoever that is, within `timeout`.
+    pub(crate) async fn submit(
+        &self,
+        proposal: Proposal,
+        timeout: Duration,
+    ) -> Result<(LogIndex, Outcome), SubmitError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let attempt = tokio::time::timeout_at(deadline, self.attempt(proposal.clone()));
+            match attempt.await {
+                Ok(Ok(Some(applied))) => return Ok(applied),
+                Ok(Ok(None)) if tokio::time::Instant::now() + NO_LEADER_RETRY < deadline => {
+                    tokio::time::sleep(NO_LEADER_RETRY).await;
+                }
+                Ok(Ok(None)) => return Err(SubmitError::Unavailable("no leader was found in time".into())),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(SubmitError::Indeterminate("no outcome in time".into())),
+            }
+        }
+    }
+
+    /// `None`: certainly not applied, and no leader known.
+    async fn attempt(&self, proposal: Proposal) -> Result<Option<(LogIndex, Outcome)>, SubmitError> {
+        let entry = proposal.encoded.clone();
+        match self.write(proposal).await? {
+            Written::Applied(index, outcome) => Ok(Some((index, outcome))),
+            Written::NotLeader(Some(leader)) => self.forward(leader, entry).await,
+            Written::NotLeader(None) => Ok(None),
+        }
+    }
+
+    async fn write(&self, proposal: Proposal) -> Result<Written, SubmitError> {
+        if self.store.is_stalled() {
+            return Err(SubmitError::Unavailable("the disk of the metadata log is full".into()));
+        }
+        match self.raft.client_write(proposal).await {
+            Ok(response) => {
+                let index = LogIndex(response.log_id.index);
+                let outcome = response.data.0.ok_or_else(|| SubmitError::Indeterminate("no outcome".into()))?;
+                Ok(Written::Applied(index, outcome))
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Ok(Written::NotLeader(to.leader_id.map(node_id)))
+            }
+            Err(error) => Err(SubmitError::Indeterminate(error.to_string())),
+        }
+    }
+
+    async fn forward(&self, leader: NodeId, entry: Bytes) -> Result<Option<(LogIndex, Outcome)>, SubmitError> {
+        let answer = self.transport.call(leader, Request::Submit { entry }.encode()).await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(TransportError::Unreachable(_)) => return Ok(None),
+            Err(TransportError::Lost(reason)) => return Err(SubmitError::Indeterminate(reason)),
+        };
+        match Response::decode(answer) {
+            Ok(Response::Submitted { index, outcome }) => Ok(Some((LogIndex(index), outcome))),
+            Ok(Response::Unavailable(_)) => Ok(None),
+            Ok(Response::Failed(reason)) => Err(SubmitError::Indeterminate(reason)),
+            Ok(_) => Err(SubmitError::Indeterminate("the leader's answer does not fit".into())),
+            Err(error) => Err(SubmitError::Indeterminate(error.to_string())),
+        }
+    }
+}
