@@ -1,1 +1,41 @@
-//! Skeleton.
+//! Group coordination as a pure state machine.
+//!
+//! A [`GroupShard`] is the state of one partition of `__consumer_offsets`: its classic groups and their
+//! committed offsets. It is given requests and the time, and gives back records to append and responses to
+//! send. It does no I/O, reads no clock, makes no randomness, and knows no runtime.
+//!
+//! Two kinds of state live in it. [`Persisted`] is exactly what the records say, and only [`Persisted::replay`]
+//! changes it. The classic groups themselves (who is waiting, which rebalance is under way, which timers run)
+//! are soft: after a crash they are built anew from what is persisted.
+//!
+//! Contract with the host: append the records of one [`Output`] in order, before those of any later one; release
+//! a response only when every record returned up to then is durable; if an append fails, drop the shard and
+//! build it again from durable state.
+
+mod checkpoint;
+mod config;
+mod describe;
+mod expiration;
+mod group;
+mod heartbeat;
+mod join;
+mod leave;
+mod member;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
+mod persisted;
+mod rebalance;
+mod record;
+mod shard;
+mod static_member;
+mod subscription;
+mod sync;
+mod timers;
+
+pub use checkpoint::CheckpointError;
+pub use config::GroupConfig;
+pub use group::GroupState;
+pub use persisted::Persisted;
+pub use record::{CommittedOffset, CoordinatorRecord, GroupMetadata, MemberMetadata};
+pub use shard::{Context, GroupShard, Now, Output, Request, Response, Token, shard_of};

@@ -1,0 +1,82 @@
+//! What the records of one partition say. Changed by [`Persisted::replay`] alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::record::{CommittedOffset, CoordinatorRecord, GroupMetadata};
+
+/// Offsets of one group: by topic, by partition.
+pub(crate) type GroupOffsets = BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>>;
+
+/// The state that follows from records, and nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Persisted {
+    pub(crate) groups: BTreeMap<Arc<str>, GroupMetadata>,
+    pub(crate) offsets: BTreeMap<Arc<str>, GroupOffsets>,
+}
+
+impl Persisted {
+    /// Applies one record. Tombstones of what does not exist change nothing.
+    pub fn replay(&mut self, record: &CoordinatorRecord) {
+        match record {
+            CoordinatorRecord::Group { group, value: Some(value) } => {
+                self.groups.insert(Arc::clone(group), value.clone());
+            }
+            CoordinatorRecord::Group { group, value: None } => {
+                self.groups.remove(group);
+            }
+            CoordinatorRecord::Offset { group, topic, partition, value: Some(value) } => {
+                let topics = entry(&mut self.offsets, group);
+                entry(topics, topic).insert(*partition, value.clone());
+            }
+            CoordinatorRecord::Offset { group, topic, partition, value: None } => {
+                self.remove_offset(group, topic, *partition);
+            }
+        }
+    }
+
+    /// A committed offset.
+    #[must_use]
+    pub fn offset(&self, group: &str, topic: &str, partition: i32) -> Option<&CommittedOffset> {
+        self.offsets.get(group)?.get(topic)?.get(&partition)
+    }
+
+    /// What is persisted of a group.
+    #[must_use]
+    pub fn group(&self, group: &str) -> Option<&GroupMetadata> {
+        self.groups.get(group)
+    }
+
+    /// Number of groups that have a record of their own and number of committed offsets.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let offsets = self.offsets.values().flat_map(BTreeMap::values).map(BTreeMap::len).sum();
+        (self.groups.len(), offsets)
+    }
+
+    /// Ids of every group there is, with members or only with offsets.
+    pub(crate) fn group_ids(&self) -> impl Iterator<Item = &Arc<str>> {
+        let only_offsets = self.offsets.keys().filter(|group| !self.groups.contains_key(*group));
+        self.groups.keys().chain(only_offsets)
+    }
+
+    fn remove_offset(&mut self, group: &str, topic: &str, partition: i32) {
+        let Some(topics) = self.offsets.get_mut(group) else { return };
+        let Some(partitions) = topics.get_mut(topic) else { return };
+        partitions.remove(&partition);
+        if partitions.is_empty() {
+            topics.remove(topic);
+        }
+        if topics.is_empty() {
+            self.offsets.remove(group);
+        }
+    }
+}
+
+/// The value under `key`, without cloning the key where it exists.
+fn entry<'a, V: Default>(map: &'a mut BTreeMap<Arc<str>, V>, key: &Arc<str>) -> &'a mut V {
+    if !map.contains_key(key) {
+        map.insert(Arc::clone(key), V::default());
+    }
+    map.get_mut(key).expect("inserted above")
+}
