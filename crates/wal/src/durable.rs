@@ -67,6 +67,23 @@ impl DurableLsn {
         poll_fn(move |context| registration.poll(lsn, context)).await
     }
 
+    /// Wakes `waker` once, when the position reaches `lsn` or the log fails; `false`, without waking, if either is
+    /// so already. There is no way to take it back: for callers with at most a few wakers each.
+    pub fn wake_at(&self, lsn: Lsn, waker: Waker) -> bool {
+        if self.state(lsn).is_some() {
+            return false;
+        }
+        let key = {
+            let mut waiters = self.waiters.lock();
+            waiters.next_id += 1;
+            let key = (lsn, waiters.next_id);
+            waiters.wakers.insert(key, waker);
+            key
+        };
+        // The position may have moved between the look and the registration; what was taken out meanwhile is woken.
+        self.state(lsn).is_none() || self.waiters.lock().wakers.remove(&key).is_none()
+    }
+
     fn state(&self, lsn: Lsn) -> Option<Result<(), WalFailed>> {
         if self.get() >= lsn {
             Some(Ok(()))

@@ -1,100 +1,228 @@
 //! Partitions this broker leads: appends with producer state, high watermark, reads, retention.
+//!
+//! Order of offsets, always: log start ≤ last stable offset ≤ high watermark ≤ log end. The high watermark never
+//! exceeds what the log holds durably.
+
+mod append;
+mod checkpoint;
+mod high_watermark;
+mod leader_epochs;
+mod open;
+mod opener;
+mod partitions;
+mod producer_state;
+mod read;
+mod retention;
+mod state;
+mod topic;
+mod topic_configs;
+mod waiters;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Lsn, Offset};
+use common::{Clock, Lsn, Offset};
+use parking_lot::Mutex;
+use protocol::ErrorCode;
+use s3stream::Stream;
 use uuid::Uuid;
+use wal::DurableLsn;
 
-/// All partitions this broker leads.
-#[derive(Default)]
-pub struct Partitions {}
+pub use append::{AppendOrigin, AppendRefused, AppendedBatch};
+pub use checkpoint::CheckpointError;
+pub use open::OpenError;
+pub use partitions::{LookupError, Partitions, PartitionsParts};
+pub use read::{Isolation, PartitionRead, ReadError};
+pub use topic::Topic;
+pub use waiters::DataWait;
 
-/// One partition.
-pub struct Partition {}
+use state::PartitionState;
+use waiters::DataWaiter;
 
-/// Where an append comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AppendOrigin {
-    /// A client's Produce request, of that version.
-    Client {
-        /// Version of the request.
-        produce_version: i16,
-    },
-    /// A coordinator of this broker.
-    Coordinator,
+/// What all partitions of a broker share.
+pub(crate) struct Environment {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) durable: Arc<DurableLsn>,
 }
 
-/// A successful append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppendedBatch {
-    /// Offset of the first record: the original one when the batch was a duplicate.
-    pub base_offset: Offset,
-    /// Time the broker gave the batch, or -1 under CreateTime.
-    pub log_append_time_ms: i64,
-    /// First offset of the partition.
-    pub log_start: Offset,
-    /// Durable once the WAL is durable up to here (for a duplicate: the original's position).
-    pub lsn: Lsn,
-}
-
-/// A refused append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppendRefused {
-    /// Kafka's code.
-    pub code: i16,
-    /// For the client.
-    pub message: Option<String>,
-    /// Index in the batch and message of each bad record.
-    pub record_errors: Vec<(i32, String)>,
-}
-
-impl Partitions {
-    /// The open partition, if this broker leads it.
-    #[must_use]
-    pub fn get(&self, _topic: Uuid, _index: i32) -> Option<Arc<Partition>> {
-        unimplemented!()
-    }
+/// One partition that this broker leads, or led: see [`Partition::is_closed`].
+pub struct Partition {
+    environment: Arc<Environment>,
+    topic: Arc<Topic>,
+    index: i32,
+    leader_epoch: i32,
+    stream: Arc<Stream>,
+    state: Mutex<PartitionState>,
 }
 
 impl Partition {
-    /// Validates one record batch, checks its sequence, assigns offsets and appends it.
-    pub fn append(&self, _batch: &Bytes, _origin: AppendOrigin) -> Result<AppendedBatch, AppendRefused> {
-        unimplemented!()
+    /// Its topic: name, id, configuration.
+    #[must_use]
+    pub fn topic(&self) -> &Arc<Topic> {
+        &self.topic
+    }
+
+    /// Topic id.
+    #[must_use]
+    pub fn topic_id(&self) -> Uuid {
+        self.topic.id
+    }
+
+    /// Index within its topic.
+    #[must_use]
+    pub fn index(&self) -> i32 {
+        self.index
     }
 
     /// Kafka's leader epoch under which this broker leads.
     #[must_use]
     pub fn leader_epoch(&self) -> i32 {
-        unimplemented!()
+        self.leader_epoch
+    }
+
+    /// Its data.
+    #[must_use]
+    pub fn stream(&self) -> &Arc<Stream> {
+        &self.stream
     }
 
     /// First offset (inclusive).
     #[must_use]
     pub fn log_start(&self) -> Offset {
-        unimplemented!()
+        Offset(self.state.lock().log_start)
     }
 
     /// End of what consumers may read (exclusive): everything below it is durable.
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
-        unimplemented!()
+        let durable = self.environment.durable.get();
+        Offset(self.state.lock().watermark.follow(durable))
     }
 
-    /// Last stable offset: the high watermark, or the first open transaction below it.
+    /// Last stable offset: the high watermark, or the first open transaction below it. There are no
+    /// transactions yet.
     #[must_use]
     pub fn last_stable_offset(&self) -> Offset {
-        unimplemented!()
+        self.high_watermark()
     }
 
     /// Next offset to be given out.
     #[must_use]
     pub fn log_end(&self) -> Offset {
-        unimplemented!()
+        Offset(self.state.lock().log_end)
     }
 
-    /// Appends a checkpoint on behalf of the coordinator that owns this partition's state.
-    pub fn append_checkpoint(&self, _payload: &[u8]) -> Result<Lsn, AppendRefused> {
-        unimplemented!()
+    /// Payload bytes from the log start on.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.stream.size_bytes()
+    }
+
+    /// Whether this broker ceased to lead it. It then takes no appends and serves no reads.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Judges the leader epoch that a client believes in: -1 is no belief.
+    pub fn check_leader_epoch(&self, believed: i32) -> Result<(), ErrorCode> {
+        match believed {
+            -1 => Ok(()),
+            epoch if epoch < self.leader_epoch => Err(ErrorCode::FencedLeaderEpoch),
+            epoch if epoch > self.leader_epoch => Err(ErrorCode::UnknownLeaderEpoch),
+            _ => Ok(()),
+        }
+    }
+
+    /// The newest epoch not above `requested` and its end (exclusive); `None` if `requested` is above all known.
+    #[must_use]
+    pub fn end_of_epoch(&self, requested: i32) -> Option<(i32, Offset)> {
+        let state = self.state.lock();
+        state.epochs.end_of(requested, state.log_end).map(|(epoch, end)| (epoch, Offset(end)))
+    }
+
+    /// Leader epoch of the record at `offset`, -1 if unknown.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> i32 {
+        self.state.lock().epochs.epoch_at(offset.0)
+    }
+
+    /// Ends it: appends and reads are refused from now on, and whoever waits for data is woken. Idempotent.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.waiters.closed();
+    }
+
+    /// What the coordinator that owns this partition's records had put into the checkpoint from which the
+    /// partition was opened, and the offset up to which it describes them. Given out once.
+    #[must_use]
+    pub fn take_coordinator_checkpoint(&self) -> Option<(Offset, Bytes)> {
+        self.state.lock().coordinator.take()
+    }
+
+    /// Forgets producers that have not written for `expiration_ms`.
+    pub(crate) fn expire_producers(&self, expiration_ms: i64) {
+        let now_ms = self.environment.clock.wall_ms();
+        self.state.lock().producers.expire(now_ms, expiration_ms);
+    }
+
+    /// Adds a waiter for readable records at or above `from`; false if it was woken or armed at once.
+    fn register(&self, waiter: &Arc<DataWaiter>, from: Offset) -> bool {
+        let durable = self.environment.durable.get();
+        let mut state = self.state.lock();
+        if state.closed || state.watermark.follow(durable) > from.0 {
+            waiter.fire();
+            return false;
+        }
+        if let Some(lsn) = state.watermark.lsn_of(from.0) {
+            waiter.arm(lsn);
+            return false;
+        }
+        state.waiters.add(waiter);
+        true
+    }
+
+    fn deregister(&self, waiter: &Arc<DataWaiter>) {
+        self.state.lock().waiters.remove(waiter);
+    }
+
+    /// Moves the log start up to `start`; returns once that is in metadata. Producer state that follows from what is cut
+    /// off is kept: a checkpoint that covers it is durable before.
+    pub async fn trim(&self, start: Offset) -> Result<(), s3stream::PortError> {
+        let checkpoint = {
+            let mut state = self.state.lock();
+            if start.0 <= state.log_start {
+                return Ok(());
+            }
+            let needed = state.bytes_since_checkpoint > 0 && !self.topic.is_coordinator_owned();
+            needed.then(|| self.append_checkpoint_locked(&mut state, None)).and_then(Result::ok)
+        };
+        if let Some(lsn) = checkpoint {
+            let wait = self.environment.durable.wait(lsn).await;
+            wait.map_err(|error| s3stream::PortError::Unavailable(error.to_string()))?;
+        }
+        self.stream.trim(start).await?;
+        self.state.lock().trimmed(start.0);
+        Ok(())
+    }
+
+    /// Appends a checkpoint if there is anything the newest one does not cover: before a graceful stop.
+    /// Coordinators write those of their own partitions.
+    pub fn append_final_checkpoint(&self) -> Option<Lsn> {
+        let mut state = self.state.lock();
+        if state.bytes_since_checkpoint == 0 || state.closed || self.topic.is_coordinator_owned() {
+            return None;
+        }
+        self.append_checkpoint_locked(&mut state, None).ok()
+    }
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.topic.name, self.index)
     }
 }

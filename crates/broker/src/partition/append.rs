@@ -1,0 +1,273 @@
+//! Appends: everything that depends on the batch alone is checked before the lock is taken; under it come the
+//! sequence check, the offsets and the log.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use common::{Lsn, Offset};
+use parking_lot::MutexGuard;
+use protocol::ErrorCode;
+use protocol::batch::builder::RebuildError;
+use protocol::batch::validate::{DECODED_MAX, sole_batch};
+use protocol::batch::{BatchView, Invalid, Rules, Tag, Validated};
+use protocol::batch::{patch_base_offset, patch_leader_epoch, patch_timestamp, rebuild, validate};
+use s3stream::AppendRequest;
+use wal::AppendError;
+
+use super::Partition;
+use super::producer_state::{Judgement, SequenceError};
+use super::state::{PartitionState, sequenced};
+use crate::config::{Codec, TopicConfig};
+
+/// Where an append comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOrigin {
+    /// A client's Produce request, of that version.
+    Client {
+        /// Version of the request.
+        produce_version: i16,
+    },
+    /// A coordinator of this broker, which builds sound batches itself.
+    Coordinator,
+}
+
+/// A successful append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendedBatch {
+    /// Offset of the first record: the original one when the batch was a duplicate.
+    pub base_offset: Offset,
+    /// Time the broker gave the batch, or -1 under CreateTime. For a duplicate the original's newest timestamp,
+    /// as in Kafka.
+    pub log_append_time_ms: i64,
+    /// First offset of the partition.
+    pub log_start: Offset,
+    /// Durable once the WAL is durable up to here (for a duplicate: the original's position).
+    pub lsn: Lsn,
+}
+
+/// A refused append. Certainly nothing was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendRefused {
+    /// Kafka's code.
+    pub code: i16,
+    /// For the client.
+    pub message: Option<String>,
+    /// Index in the batch and message of each bad record.
+    pub record_errors: Vec<(i32, String)>,
+}
+
+impl AppendRefused {
+    /// A refusal of the batch as a whole.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code: code as i16, message: Some(message.into()), record_errors: Vec::new() }
+    }
+
+    fn not_leader() -> Self {
+        Self::new(ErrorCode::NotLeaderOrFollower, "this broker does not lead the partition any more")
+    }
+}
+
+impl From<Invalid> for AppendRefused {
+    fn from(invalid: Invalid) -> Self {
+        let record_errors = invalid.record_errors.into_iter().map(|record| (record.index, record.message.into_owned()));
+        Self {
+            code: invalid.error as i16,
+            message: Some(invalid.message.into_owned()),
+            record_errors: record_errors.collect(),
+        }
+    }
+}
+
+impl From<SequenceError> for AppendRefused {
+    fn from(error: SequenceError) -> Self {
+        let code = match error {
+            SequenceError::StaleEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+            SequenceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequenceNumber,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// A batch that may be appended, if its sequence number is right.
+struct Prepared<'a> {
+    /// As it is to be stored, but for base offset and leader epoch.
+    bytes: Cow<'a, [u8]>,
+    tag: Tag,
+    last_offset_delta: i32,
+    max_timestamp_ms: i64,
+    log_append_time_ms: i64,
+    now_ms: i64,
+}
+
+impl Partition {
+    /// Validates one record batch, checks its sequence, assigns offsets and appends it. Never waits.
+    ///
+    /// A batch that one of the producer's last five equals is not appended again: the answer has the original's
+    /// offset and log position.
+    pub fn append(&self, batch: &Bytes, origin: AppendOrigin) -> Result<AppendedBatch, AppendRefused> {
+        let prepared = self.prepare(batch, origin)?;
+        let state = self.state.lock();
+        if state.closed {
+            return Err(AppendRefused::not_leader());
+        }
+        if prepared.tag.producer_id >= 0 {
+            let judged = state.producers.judge(&sequenced(&prepared.tag, prepared.last_offset_delta))?;
+            if let Judgement::Duplicate(original) = judged {
+                return Ok(AppendedBatch {
+                    base_offset: Offset(original.base_offset()),
+                    log_append_time_ms: original.timestamp_ms,
+                    log_start: Offset(state.log_start),
+                    lsn: state.durable_at(original.last_offset),
+                });
+            }
+        }
+        self.append_prepared(state, &prepared)
+    }
+
+    fn append_prepared(
+        &self,
+        mut state: MutexGuard<'_, PartitionState>,
+        prepared: &Prepared<'_>,
+    ) -> Result<AppendedBatch, AppendRefused> {
+        let Prepared { bytes, tag, last_offset_delta, max_timestamp_ms, log_append_time_ms, now_ms } = prepared;
+        let base_offset = Offset(state.log_end);
+        let next_offset = base_offset.plus(i64::from(*last_offset_delta) + 1);
+        let request =
+            AppendRequest { base_offset, next_offset, max_timestamp_ms: *max_timestamp_ms, tag: tag.encode() };
+        let patch = &mut |stored: &mut [u8]| {
+            patch_base_offset(stored, base_offset.0);
+            patch_leader_epoch(stored, self.leader_epoch);
+        };
+        let lsn = self.stream.append(&request, bytes, patch).map_err(|error| self.refused(&mut state, &error))?;
+        // From here on nothing fails: state is what the log holds.
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        state.appended(tag, next_offset.0, *max_timestamp_ms, len, lsn, *now_ms);
+        // Keeps the queue of pending appends short although nobody asks for the high watermark.
+        state.watermark.follow(self.environment.durable.get());
+        if state.checkpoint_due() && !self.topic.is_coordinator_owned() {
+            // Without it a later opening replays more; the next append tries again.
+            let _ = self.append_checkpoint_locked(&mut state, None);
+        }
+        let log_start = Offset(state.log_start);
+        Ok(AppendedBatch { base_offset, log_append_time_ms: *log_append_time_ms, log_start, lsn })
+    }
+
+    /// Appends a checkpoint on behalf of the coordinator that owns this partition's records: its state as it
+    /// follows from all of them up to the log's end. It comes back from [`Partition::take_coordinator_checkpoint`].
+    pub fn append_checkpoint(&self, payload: &[u8]) -> Result<Lsn, AppendRefused> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(AppendRefused::not_leader());
+        }
+        self.append_checkpoint_locked(&mut state, Some(payload)).map_err(|error| self.refused(&mut state, &error))
+    }
+
+    pub(super) fn append_checkpoint_locked(
+        &self,
+        state: &mut PartitionState,
+        coordinator: Option<&[u8]>,
+    ) -> Result<Lsn, AppendError> {
+        let payload = state.checkpoint(coordinator);
+        let lsn = self.stream.append_checkpoint(Offset(state.log_end), &payload)?;
+        state.bytes_since_checkpoint = 0;
+        Ok(lsn)
+    }
+
+    /// Everything that depends on batch and configuration alone.
+    fn prepare<'a>(&self, batch: &'a Bytes, origin: AppendOrigin) -> Result<Prepared<'a>, AppendRefused> {
+        let now_ms = self.environment.clock.wall_ms();
+        let AppendOrigin::Client { produce_version } = origin else {
+            let view = BatchView::exactly_one(batch).map_err(Invalid::from)?;
+            return Ok(self.prepared(&view, Cow::Borrowed(batch), view.max_timestamp(), -1, now_ms));
+        };
+        let view = sole_batch(batch, produce_version)?;
+        let config = self.topic.config.load();
+        let validated = validate(&view, &rules(&config, now_ms))?;
+        if view.attributes().is_transactional() {
+            return Err(AppendRefused::new(ErrorCode::InvalidTxnState, "the record is not part of an ongoing transaction"));
+        }
+        let log_append_time_ms = if config.log_append_time { now_ms } else { -1 };
+        let bytes = stored(&view, &validated, &config)?;
+        Ok(self.prepared(&view, bytes, validated.max_timestamp, log_append_time_ms, now_ms))
+    }
+
+    fn prepared<'a>(
+        &self,
+        view: &BatchView<'_>,
+        bytes: Cow<'a, [u8]>,
+        max_timestamp_ms: i64,
+        log_append_time_ms: i64,
+        now_ms: i64,
+    ) -> Prepared<'a> {
+        let tag = Tag::of(view, self.leader_epoch);
+        Prepared { bytes, tag, last_offset_delta: view.last_offset_delta(), max_timestamp_ms, log_append_time_ms, now_ms }
+    }
+
+    /// What a log that does not take a record means. One that will take none ever again ends the leadership:
+    /// state is never patched after a failure.
+    fn refused(&self, state: &mut PartitionState, error: &AppendError) -> AppendRefused {
+        match error {
+            AppendError::Full | AppendError::NoMemory => {
+                AppendRefused::new(ErrorCode::NotEnoughReplicas, error.to_string())
+            }
+            AppendError::TooLarge { .. } => AppendRefused::new(ErrorCode::MessageTooLarge, error.to_string()),
+            AppendError::Closed | AppendError::Failed(_) => {
+                state.closed = true;
+                state.waiters.closed();
+                AppendRefused::not_leader()
+            }
+        }
+    }
+}
+
+fn rules(config: &TopicConfig, now_ms: i64) -> Rules {
+    Rules {
+        message_bytes_max: config.max_message_bytes as usize,
+        segment_bytes: config.segment_bytes as usize,
+        compacted: config.compact,
+        log_append_time: config.log_append_time,
+        now_ms,
+        timestamp_before_max_ms: config.timestamp_before_max_ms,
+        timestamp_after_max_ms: config.timestamp_after_max_ms,
+        decoded_max: DECODED_MAX,
+    }
+}
+
+/// The batch as it is to be stored: the client's own bytes wherever they can stay.
+fn stored<'a>(
+    view: &BatchView<'a>,
+    validated: &Validated,
+    config: &TopicConfig,
+) -> Result<Cow<'a, [u8]>, AppendRefused> {
+    let (codec, level) = match config.compression {
+        None => (validated.codec, None),
+        Some(codec) => target(codec),
+    };
+    let mut bytes = if codec == validated.codec && validated.contiguous {
+        Cow::Borrowed(view.bytes())
+    } else {
+        let size_max = config.max_message_bytes.min(config.segment_bytes) as usize;
+        let rebuilt = rebuild(view, codec, level, size_max, DECODED_MAX).map_err(|error| match error {
+            RebuildError::TooLarge(limit) if limit < config.max_message_bytes as usize => {
+                AppendRefused::new(ErrorCode::RecordListTooLarge, error.to_string())
+            }
+            RebuildError::TooLarge(_) => AppendRefused::new(ErrorCode::MessageTooLarge, error.to_string()),
+            RebuildError::Records(_) => AppendRefused::new(ErrorCode::InvalidRecord, error.to_string()),
+        })?;
+        Cow::Owned(rebuilt.to_vec())
+    };
+    if let Some((attributes, max_timestamp)) = validated.timestamp_fix {
+        patch_timestamp(bytes.to_mut(), attributes.with_codec(codec), max_timestamp);
+    }
+    Ok(bytes)
+}
+
+fn target(codec: Codec) -> (protocol::batch::Codec, Option<i32>) {
+    match codec {
+        Codec::Uncompressed => (protocol::batch::Codec::None, None),
+        Codec::Gzip(level) => (protocol::batch::Codec::Gzip, Some(level)),
+        Codec::Snappy => (protocol::batch::Codec::Snappy, None),
+        Codec::Lz4(level) => (protocol::batch::Codec::Lz4, Some(level)),
+        Codec::Zstd(level) => (protocol::batch::Codec::Zstd, Some(level)),
+    }
+}

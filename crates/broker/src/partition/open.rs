@@ -1,0 +1,61 @@
+//! Opening a partition: the newest checkpoint, then the tags of all records above it. No payload is read.
+
+use std::sync::Arc;
+
+use common::Offset;
+use parking_lot::Mutex;
+use s3stream::{FetchError, Stream};
+
+use super::checkpoint::{self, CheckpointError, PartitionCheckpoint};
+use super::state::PartitionState;
+use super::{Environment, Partition, Topic};
+
+/// Why a partition cannot be opened. It stays without a leader until a later attempt succeeds.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log or the store cannot be read now.
+    #[error("reading the partition's state: {0}")]
+    Storage(#[from] FetchError),
+    /// The checkpoint is damaged, or of a later version: opening without it would forget state.
+    #[error("the checkpoint at offset {offset}: {source}")]
+    Checkpoint {
+        /// Where it stands.
+        offset: Offset,
+        /// What is wrong with it.
+        source: CheckpointError,
+    },
+}
+
+impl Partition {
+    /// Opens the partition whose data is `stream`, to lead it under `leader_epoch`.
+    pub(crate) async fn open(
+        environment: Arc<Environment>,
+        topic: Arc<Topic>,
+        index: i32,
+        leader_epoch: i32,
+        stream: Arc<Stream>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let checkpoint = match stream.checkpoint().await? {
+            Some(newest) => decode(newest.offset, &newest.payload)?,
+            None => PartitionCheckpoint::default(),
+        };
+        let log_start = stream.start_offset();
+        let from = log_start.max(Offset(checkpoint.offset));
+        let now_ms = environment.clock.wall_ms();
+        let mut state = PartitionState::restored(checkpoint, log_start.0);
+        if from < stream.next_offset() {
+            let heads = stream.heads(from).await?;
+            heads.iter().filter(|head| head.next_offset > from).for_each(|head| state.replay(head, now_ms));
+        }
+        state.lead(leader_epoch, stream.next_offset().0);
+        Ok(Arc::new(Self { environment, topic, index, leader_epoch, stream, state: Mutex::new(state) }))
+    }
+}
+
+fn decode(offset: Offset, payload: &bytes::Bytes) -> Result<PartitionCheckpoint, OpenError> {
+    let decoded = checkpoint::decode(payload).map_err(|source| OpenError::Checkpoint { offset, source })?;
+    if decoded.offset == offset.0 {
+        return Ok(decoded);
+    }
+    Err(OpenError::Checkpoint { offset, source: CheckpointError::Invalid("it describes another offset") })
+}

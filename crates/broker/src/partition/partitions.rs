@@ -1,0 +1,347 @@
+//! All partitions this broker leads. Follows the metadata image: opens what this node leads, closes what it does
+//! not, and hands configuration changes on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::supervisor::Supervisor;
+use common::{Clock, NodeEpoch, NodeId};
+use metadata::{MetadataClient, MetadataImage, TopicImage};
+use parking_lot::{Mutex, RwLock};
+use protocol::ErrorCode;
+use s3stream::{ObjectManager, StreamStore};
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+use wal::DurableLsn;
+
+use super::opener::Opening;
+use super::topic_configs::TopicConfigs;
+use super::{Environment, Partition, Topic, opener, retention};
+use crate::config::{BrokerConfig, TopicConfig};
+
+/// How long an answer to CreateTopics waits for the new partitions to be open.
+const OPEN_WAIT: Duration = Duration::from_secs(1);
+
+/// What the partitions are built on.
+pub struct PartitionsParts {
+    /// This node.
+    pub node: NodeId,
+    /// Its current life.
+    pub node_epoch: NodeEpoch,
+    /// Static configuration.
+    pub config: Arc<BrokerConfig>,
+    /// Builds a topic's effective configuration.
+    pub topic_config: fn(&MetadataImage, &str, &BrokerConfig) -> TopicConfig,
+    /// Image and commands.
+    pub metadata: MetadataClient,
+    /// Streams.
+    pub streams: Arc<StreamStore>,
+    /// Ranges, for retention.
+    pub objects: Arc<dyn ObjectManager>,
+    /// The log's durable position.
+    pub durable: Arc<DurableLsn>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Runs the background tasks.
+    pub supervisor: Supervisor,
+}
+
+/// Why there is no partition to work with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupError {
+    /// No topic has this id.
+    UnknownTopicId,
+    /// No such topic, or no such partition in it.
+    UnknownTopicOrPartition,
+    /// Another broker leads it, under this leader epoch.
+    NotLeader {
+        /// Who.
+        leader: NodeId,
+        /// Kafka's leader epoch.
+        leader_epoch: i32,
+    },
+    /// This broker is to lead it, and is not ready yet.
+    Opening,
+}
+
+impl LookupError {
+    /// Kafka's code. A partition that is being opened answers as Kafka's does between the metadata record and its first
+    /// leader epoch: clients refresh and retry.
+    #[must_use]
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::UnknownTopicId => ErrorCode::UnknownTopicId,
+            Self::UnknownTopicOrPartition => ErrorCode::UnknownTopicOrPartition,
+            Self::NotLeader { .. } | Self::Opening => ErrorCode::NotLeaderOrFollower,
+        }
+    }
+}
+
+/// A partition that this node is to lead.
+enum Slot {
+    /// Another node leads it.
+    Elsewhere,
+    /// Is being opened.
+    Opening,
+    /// Open.
+    Open(Arc<Partition>),
+}
+
+struct TopicSlots {
+    topic: Arc<Topic>,
+    slots: Vec<Slot>,
+}
+
+/// All partitions this broker leads. Cheap to clone.
+#[derive(Clone)]
+pub struct Partitions {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) parts: PartitionsParts,
+    pub(crate) environment: Arc<Environment>,
+    topics: RwLock<HashMap<Uuid, TopicSlots>>,
+    configs: Mutex<TopicConfigs>,
+    /// What is to be opened; at most one entry a partition.
+    pub(crate) openings: Mutex<Vec<Opening>>,
+    pub(crate) openings_added: Notify,
+    /// Counts partitions opened and closed.
+    changes: watch::Sender<u64>,
+    /// Whether everything that this node led at its start was tried to be opened.
+    started: watch::Sender<bool>,
+}
+
+impl Partitions {
+    /// Starts to follow metadata.
+    #[must_use]
+    pub fn start(parts: PartitionsParts) -> Self {
+        let environment = Arc::new(Environment { clock: Arc::clone(&parts.clock), durable: Arc::clone(&parts.durable) });
+        let supervisor = parts.supervisor.clone();
+        let interval = Duration::from_millis(parts.config.retention_check_interval_ms);
+        let expiration_ms = parts.config.producer_id_expiration_ms;
+        let objects = Arc::clone(&parts.objects);
+        let inner = Arc::new(Inner {
+            environment,
+            topics: RwLock::default(),
+            configs: Mutex::new(TopicConfigs::new(Arc::clone(&parts.config), parts.topic_config)),
+            openings: Mutex::default(),
+            openings_added: Notify::new(),
+            changes: watch::Sender::new(0),
+            started: watch::Sender::new(false),
+            parts,
+        });
+        let partitions = Self { inner };
+        supervisor.spawn("partitions", partitions.clone().follow(supervisor.stop_signal()));
+        supervisor.spawn("partition-opener", opener::run(Arc::clone(&partitions.inner), supervisor.stop_signal()));
+        let stop = supervisor.stop_signal();
+        supervisor.spawn("retention", retention::run(partitions.clone(), objects, interval, expiration_ms, stop));
+        partitions
+    }
+
+    /// The open partition, if this broker leads it.
+    #[must_use]
+    pub fn get(&self, topic: Uuid, index: i32) -> Option<Arc<Partition>> {
+        let topics = self.inner.topics.read();
+        match topics.get(&topic)?.slots.get(usize::try_from(index).ok()?)? {
+            Slot::Open(partition) => Some(Arc::clone(partition)),
+            Slot::Elsewhere | Slot::Opening => None,
+        }
+    }
+
+    /// The open partition of a topic that the image holds, or what to tell the client.
+    pub fn lookup(&self, topic: &TopicImage, index: i32) -> Result<Arc<Partition>, LookupError> {
+        if let Some(partition) = self.get(topic.id, index) {
+            return Ok(partition);
+        }
+        let image = usize::try_from(index).ok().and_then(|index| topic.partitions.get(index));
+        let image = image.ok_or(LookupError::UnknownTopicOrPartition)?;
+        if image.leader == self.inner.parts.node {
+            return Err(LookupError::Opening);
+        }
+        Err(LookupError::NotLeader { leader: image.leader, leader_epoch: image.leader_epoch })
+    }
+
+    /// [`Self::lookup`] by topic name, in the newest image.
+    pub fn lookup_name(&self, topic: &str, index: i32) -> Result<Arc<Partition>, LookupError> {
+        let image = self.inner.parts.metadata.image();
+        self.lookup(image.topic(topic).ok_or(LookupError::UnknownTopicOrPartition)?, index)
+    }
+
+    /// All open partitions at this moment.
+    #[must_use]
+    pub fn open(&self) -> Vec<Arc<Partition>> {
+        let topics = self.inner.topics.read();
+        let slots = topics.values().flat_map(|topic| &topic.slots);
+        let open = slots.filter_map(|slot| if let Slot::Open(partition) = slot { Some(partition) } else { None });
+        open.cloned().collect()
+    }
+
+    /// Counts up whenever partitions were opened or closed; for those who host something on partitions.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Completes once this node has tried to open everything it led at its start. What failed then (the object
+    /// store is down) is tried again, and looked up as [`LookupError::Opening`] until it succeeds.
+    pub async fn wait_started(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.inner.started.subscribe().wait_for(|started| *started).await;
+    }
+
+    /// Waits, at most a second, until this broker serves all partitions of a topic that it leads according to
+    /// the newest image: a topic is to be producible as soon as its creation is answered.
+    pub async fn wait_open(&self, topic: Uuid) {
+        let mut changes = self.watch();
+        let all_open = async {
+            while !self.is_open(topic) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(OPEN_WAIT, all_open).await;
+    }
+
+    fn is_open(&self, topic: Uuid) -> bool {
+        let image = self.inner.parts.metadata.image();
+        let Some(topic) = image.topics.get(&topic) else { return true };
+        (0_i32..).take(topic.partitions.len()).all(|index| !matches!(self.lookup(topic, index), Err(LookupError::Opening)))
+    }
+
+    /// Appends a checkpoint to every partition whose newest one is not current. For a graceful stop, before the
+    /// last upload.
+    pub fn append_final_checkpoints(&self) {
+        for partition in self.open() {
+            partition.append_final_checkpoint();
+        }
+    }
+
+    async fn follow(self, mut stop: common::supervisor::StopSignal) -> Result<(), std::convert::Infallible> {
+        let mut applied = self.inner.parts.metadata.watch();
+        let mut seen = Arc::new(MetadataImage::default());
+        loop {
+            applied.borrow_and_update();
+            let image = self.inner.parts.metadata.image();
+            self.inner.apply(&seen, &image);
+            seen = image;
+            // Also when there is nothing to open: that, too, ends the start.
+            self.inner.openings_added.notify_one();
+            tokio::select! {
+                () = stop.stopped() => return Ok(()),
+                changed = applied.changed() => if changed.is_err() {
+                    return Ok(());
+                },
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Takes over what changed between two images.
+    fn apply(&self, old: &MetadataImage, new: &MetadataImage) {
+        if !old.configs.ptr_eq(&new.configs) {
+            self.apply_configs(new);
+        }
+        if old.topics.ptr_eq(&new.topics) {
+            return;
+        }
+        for change in old.topics.diff(&new.topics) {
+            match change {
+                imbl::ordmap::DiffItem::Add(_, topic) | imbl::ordmap::DiffItem::Update { new: (_, topic), .. } => {
+                    self.apply_topic(new, topic);
+                }
+                imbl::ordmap::DiffItem::Remove(id, _) => self.remove_topic(*id),
+            }
+        }
+    }
+
+    fn apply_configs(&self, image: &MetadataImage) {
+        let mut configs = self.configs.lock();
+        configs.changed(image);
+        for slots in self.topics.read().values() {
+            let config = configs.get(image, &slots.topic.name);
+            if !Arc::ptr_eq(&config, &slots.topic.config.load()) {
+                slots.topic.config.store(config);
+            }
+        }
+    }
+
+    fn apply_topic(&self, image: &MetadataImage, topic: &Arc<TopicImage>) {
+        let config = self.configs.lock().get(image, &topic.name);
+        let mut topics = self.topics.write();
+        let TopicSlots { topic: shared, slots } = topics.entry(topic.id).or_insert_with(|| {
+            let shared = Topic { id: topic.id, name: Arc::clone(&topic.name), config: config.into() };
+            TopicSlots { topic: Arc::new(shared), slots: Vec::new() }
+        });
+        slots.reserve_exact(topic.partitions.len().saturating_sub(slots.len()));
+        let mut lost = false;
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            if slots.len() <= index {
+                slots.push(Slot::Elsewhere);
+            }
+            let ours = partition.leader == self.parts.node;
+            match &slots[index] {
+                Slot::Elsewhere if ours => {}
+                Slot::Open(open) if !ours || open.leader_epoch() < partition.leader_epoch => {
+                    open.close();
+                    lost = true;
+                }
+                Slot::Opening if !ours => {}
+                _ => continue,
+            }
+            slots[index] = if ours { Slot::Opening } else { Slot::Elsewhere };
+            if ours {
+                let index = i32::try_from(index).expect("a topic has far fewer partitions");
+                let opening = Opening { topic: Arc::clone(shared), index, stream: partition.stream };
+                self.openings.lock().push(opening);
+            }
+        }
+        drop(topics);
+        if lost {
+            self.changed();
+        }
+    }
+
+    fn remove_topic(&self, id: Uuid) {
+        let removed = self.topics.write().remove(&id);
+        for slot in removed.into_iter().flat_map(|topic| topic.slots) {
+            if let Slot::Open(partition) = slot {
+                partition.close();
+            }
+        }
+        self.changed();
+    }
+
+    /// Puts an opened partition in its place, unless it lost that place meanwhile.
+    pub(crate) fn opened(&self, partition: Arc<Partition>) {
+        let index = usize::try_from(partition.index()).expect("an index from the image");
+        {
+            let mut topics = self.topics.write();
+            let slots = topics.get_mut(&partition.topic_id()).map(|topic| &mut topic.slots);
+            match slots.and_then(|slots| slots.get_mut(index)) {
+                Some(slot @ Slot::Opening) => *slot = Slot::Open(partition),
+                _ => partition.close(),
+            }
+        }
+        self.changed();
+    }
+
+    /// Whether a partition is still to be opened.
+    pub(crate) fn wants(&self, opening: &Opening) -> bool {
+        let topics = self.topics.read();
+        let slots = topics.get(&opening.topic.id).map(|topic| &topic.slots);
+        let slot = slots.and_then(|slots| slots.get(usize::try_from(opening.index).ok()?));
+        matches!(slot, Some(Slot::Opening))
+    }
+
+    pub(crate) fn tried_all(&self) {
+        self.started.send_replace(true);
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+}
