@@ -1,0 +1,127 @@
+//! A throw-away local cluster, run through the launcher interface that `ottla local` and `tools/kafka/kafka` share:
+//! what is shown on Ottla can be tried on Apache Kafka, by setting `OTTLA_PEER=kafka`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::{free_port, output_of, tools};
+
+/// Whether tests run against Apache Kafka instead of Ottla.
+#[must_use]
+pub fn peer_is_kafka() -> bool {
+    std::env::var("OTTLA_PEER").is_ok_and(|peer| peer == "kafka")
+}
+
+/// A running cluster of one node, killed when dropped. Its files are in a directory of their own.
+#[derive(Debug)]
+pub struct Cluster {
+    launcher: Vec<PathBuf>,
+    dir: tempfile::TempDir,
+    /// `host:port`.
+    pub bootstrap: String,
+    env: Vec<(String, String)>,
+}
+
+/// What [`Cluster::start`] may be given beside nothing.
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    /// Broker properties, `key=value`.
+    pub properties: Vec<String>,
+    /// Environment of the broker.
+    pub env: Vec<(String, String)>,
+    /// Where to put its files; the system's place for temporary files if `None`.
+    pub parent: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// Starts one node and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not build or start: with what it said.
+    pub fn start(options: &Options) -> Result<Self> {
+        let launcher =
+            if peer_is_kafka() { vec![tools::kafka()] } else { vec![tools::ottla()?, PathBuf::from("local")] };
+        let dir = match &options.parent {
+            Some(parent) => tempfile::tempdir_in(parent)?,
+            None => tempfile::tempdir()?,
+        };
+        let mut cluster = Self { launcher, dir, bootstrap: String::new(), env: options.env.clone() };
+        let port = free_port()?.to_string();
+        let mut arguments = vec!["-n", "1", "-p", &port];
+        for property in &options.properties {
+            arguments.extend(["-x", property]);
+        }
+        let answer = cluster.run("start", &arguments)?;
+        cluster.bootstrap = answer.lines().last().context("start prints the bootstrap servers")?.to_owned();
+        Ok(cluster)
+    }
+
+    fn run(&self, verb: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.launcher[0]);
+        command.args(&self.launcher[1..]).arg(verb).arg("-d").arg(self.dir.path()).args(arguments);
+        command.envs(self.env.iter().cloned());
+        output_of(&mut command).with_context(|| format!("{verb}: log of the node:\n{}", self.log()))
+    }
+
+    /// Sends SIGKILL to the node.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self) -> Result<()> {
+        self.run("kill", &["1"]).map(drop)
+    }
+
+    /// Sends SIGTERM to the node and waits for its end.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop(&self) -> Result<()> {
+        self.run("stop", &["1"]).map(drop)
+    }
+
+    /// Starts the killed or stopped node again and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not start: with what it said.
+    pub fn restart(&self) -> Result<()> {
+        self.run("restart", &["1"]).map(drop)
+    }
+
+    /// The node's process id.
+    ///
+    /// # Errors
+    /// It never ran.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(std::fs::read_to_string(self.node().join("pid"))?.trim().parse()?)
+    }
+
+    /// The node's directory: `pid`, `log`, `server.properties` and `data` are in it.
+    #[must_use]
+    pub fn node(&self) -> PathBuf {
+        self.dir.path().join("1")
+    }
+
+    /// The cluster's directory; the object store that nodes share is `store` in it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What the node has logged, the end of it.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = std::fs::read(self.node().join("log")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A node that a test killed is dead already.
+        let _ = self.run("kill", &["1"]);
+    }
+}

@@ -1,0 +1,120 @@
+//! kill -9 under load: 8 idempotent producers and 3 group members, and the history checker over all they saw.
+//! `OTTLA_KILLS` sets how often the broker is killed (default 3 a test), `OTTLA_OUTAGE_SECONDS` for how long the object
+//! store is unreachable (default 10), `OTTLA_SEED` when the kills come.
+
+use std::time::Duration;
+
+use common::{Clock, Random, SeededRandom, SystemClock};
+use ottla_integration::http;
+use ottla_integration::process::cluster::{Cluster, Options, peer_is_kafka};
+use ottla_integration::process::driver::Driver;
+use ottla_integration::process::wait_until;
+use ottla_integration::s3sim::{Config, Faults, Running, Stats, start};
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
+}
+
+/// Kills and restarts the broker while the driver runs; each time records must be acked and consumed again.
+fn survive(options: &Options, during: impl FnOnce()) {
+    let cluster = Cluster::start(options).expect("the broker starts");
+    let dir = tempfile::tempdir().expect("a directory");
+    let patience = Duration::from_secs(120);
+    let mut driver = Driver::start(&cluster.bootstrap, dir.path(), &[], patience).expect("the driver gets going");
+    during();
+    let random = SeededRandom::new(setting("OTTLA_SEED", 1));
+    let mut recoveries = Vec::new();
+    for kill in 0..setting("OTTLA_KILLS", 3) {
+        std::thread::sleep(Duration::from_millis(300 + random.below(1500)));
+        cluster.kill().expect("the broker runs");
+        let before = driver.counts().expect("the driver lives");
+        let killed = SystemClock.boot();
+        cluster.restart().unwrap_or_else(|error| panic!("after kill {kill}: {error:#}"));
+        let mut acked = None;
+        wait_until(patience, "records are acked and consumed again", || {
+            let now = driver.counts().expect("the driver lives");
+            if now.acked > before.acked && acked.is_none() {
+                acked = Some(SystemClock.boot() - killed);
+            }
+            now.acked > before.acked && now.polled > before.polled
+        })
+        .unwrap_or_else(|error| panic!("after kill {kill}: {error:#}\n{}\n{}", driver.log(), cluster.log()));
+        recoveries.extend(acked);
+    }
+    let (counts, verdict) =
+        driver.finish().unwrap_or_else(|error| panic!("{error:#}\nlog of the node:\n{}", cluster.log()));
+    recoveries.sort_unstable();
+    let middle = recoveries.get(recoveries.len() / 2);
+    println!("{} kills, kill to ack p50 {middle:?}, max {:?}; {verdict}", recoveries.len(), recoveries.last());
+    assert!(verdict.is_clean(), "{verdict}\nkept in {}", dir.keep().display());
+    assert_eq!(counts.unknown, 0, "no producer gave up");
+    assert!(verdict.acked > 100 && verdict.records_polled >= verdict.acked, "the run proves something: {verdict}");
+}
+
+#[test]
+fn kill9_local_store() {
+    survive(&Options::default(), || ());
+}
+
+/// An S3 server that lives as long as the value, its client's properties and its credentials.
+struct S3 {
+    running: Running,
+    options: Options,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn s3() -> S3 {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let config = Config {
+        port: 0,
+        admin_port: 0,
+        keys: ("test".to_owned(), "test-secret".to_owned()),
+        buckets: vec!["ottla".to_owned()],
+        seed: setting("OTTLA_SEED", 1),
+    };
+    let running = runtime.block_on(start(&config)).expect("loopback ports");
+    let url = format!("s3://ottla/chaos?endpoint=http://{}&region=us-east-1", running.s3);
+    let options = Options {
+        properties: vec![format!("ottla.object.store.url={url}")],
+        env: vec![
+            ("AWS_ACCESS_KEY_ID".to_owned(), "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY".to_owned(), "test-secret".to_owned()),
+        ],
+        ..Options::default()
+    };
+    S3 { running, options, _runtime: runtime }
+}
+
+impl S3 {
+    fn set(&self, faults: &Faults) {
+        let body = serde_json::to_string(faults).expect("serializable");
+        let answer = http::put(&self.running.admin.to_string(), "/faults", &body).expect("the admin port answers");
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+
+    fn stats(&self) -> Stats {
+        let answer = http::get(&self.running.admin.to_string(), "/stats").expect("the admin port answers");
+        serde_json::from_str(&answer.body).expect("stats")
+    }
+}
+
+#[test]
+fn kill9_store_failing_30_percent() {
+    let s3 = s3();
+    survive(&s3.options, || {
+        s3.set(&Faults { fail_percent: 20, fail_after_percent: 7, cut_after_percent: 3, ..Faults::default() });
+    });
+    let stats = s3.stats();
+    println!("{stats:?}");
+    assert!(peer_is_kafka() || stats.injected > 0, "the store was used and failed: {stats:?}");
+}
+
+#[test]
+fn kill9_store_unreachable() {
+    let s3 = s3();
+    let outage = setting("OTTLA_OUTAGE_SECONDS", 10);
+    survive(&s3.options, || s3.set(&Faults { unreachable_ms: outage * 1000, ..Faults::default() }));
+    let stats = s3.stats();
+    println!("{stats:?}");
+    assert!(peer_is_kafka() || stats.requests["put"] > 0, "the store was used in the end: {stats:?}");
+}
