@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod errors;
 pub mod frame;
+pub mod group_records;
 pub mod rope;
 
 pub use errors::ErrorCode;

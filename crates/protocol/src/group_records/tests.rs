@@ -1,0 +1,163 @@
+//! The hexadecimal strings were written by the generated classes of Apache Kafka 4.3.1
+//! (`MessageUtil.toVersionPrefixedByteBuffer`).
+
+use super::*;
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+}
+
+const OFFSET_KEY: &str = "0001000267310005746f70696300000007";
+const OFFSET_VALUES: [&str; 5] = [
+    "00000000011f71fb04cb00046d6574610000018bcfe56800",
+    "00010000011f71fb04cb00046d6574610000018bcfe568000000018bcfe58f0f",
+    "00020000011f71fb04cb00046d6574610000018bcfe56800",
+    "00030000011f71fb04cb0000000500046d6574610000018bcfe56800",
+    "00040000011f71fb04cb00000005056d6574610000018bcfe568000100100102030405060708090a0b0c0d0e0f10",
+];
+const GROUP_VALUES: [&str; 5] = [
+    "00000008636f6e73756d657200000003000572616e676500026d310000000200026d31000163000a2f3132372e302e302e310000afc80000000301020300000002040500026d32000000022f68000027100000000000000000",
+    "00010008636f6e73756d657200000003000572616e676500026d310000000200026d31000163000a2f3132372e302e302e31000493e00000afc80000000301020300000002040500026d32000000022f680000ea60000027100000000000000000",
+    "00020008636f6e73756d657200000003000572616e676500026d310000018bcfe568010000000200026d31000163000a2f3132372e302e302e31000493e00000afc80000000301020300000002040500026d32000000022f680000ea60000027100000000000000000",
+    "00030008636f6e73756d657200000003000572616e676500026d310000018bcfe568010000000200026d3100026931000163000a2f3132372e302e302e31000493e00000afc80000000301020300000002040500026d32ffff000000022f680000ea60000027100000000000000000",
+    "000409636f6e73756d6572000000030672616e6765036d310000018bcfe5680103036d3103693102630b2f3132372e302e302e31000493e00000afc80401020303040500036d320001032f680000ea600000271001010000",
+];
+
+fn offset_value(version: i16) -> OffsetValue {
+    OffsetValue {
+        offset: 1_234_567_890_123,
+        leader_epoch: if version >= 3 { 5 } else { -1 },
+        metadata: "meta".into(),
+        commit_timestamp: 1_700_000_000_000,
+        expire_timestamp: if version == 1 { 1_700_000_009_999 } else { -1 },
+        topic_id: if version >= 4 { Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10) } else { Uuid::nil() },
+    }
+}
+
+fn group_value(version: i16) -> GroupValue {
+    let first = MemberValue {
+        member_id: "m1".into(),
+        group_instance_id: (version >= 3).then(|| "i1".into()),
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        rebalance_timeout_ms: if version >= 1 { 300_000 } else { 45_000 },
+        session_timeout_ms: 45_000,
+        subscription: vec![1, 2, 3],
+        assignment: vec![4, 5],
+    };
+    let second = MemberValue {
+        member_id: "m2".into(),
+        group_instance_id: None,
+        client_id: String::new(),
+        client_host: "/h".into(),
+        rebalance_timeout_ms: if version >= 1 { 60_000 } else { 10_000 },
+        session_timeout_ms: 10_000,
+        subscription: Vec::new(),
+        assignment: Vec::new(),
+    };
+    GroupValue {
+        protocol_type: "consumer".into(),
+        generation: 3,
+        protocol: Some("range".into()),
+        leader: Some("m1".into()),
+        state_timestamp: if version >= 2 { 1_700_000_000_001 } else { -1 },
+        members: vec![first, second],
+    }
+}
+
+#[test]
+fn offsets_as_kafka_writes_them() {
+    let key = OffsetKey { group: "g1".into(), topic: "topic".into(), partition: 7 };
+    assert_eq!(key.encode(), Ok(unhex(OFFSET_KEY)));
+    for (version, hex) in (0..).zip(OFFSET_VALUES) {
+        let value = offset_value(version);
+        assert_eq!(value.encode_version(version), Ok(unhex(hex)), "v{version}");
+        let decoded = GroupRecord::decode(&unhex(OFFSET_KEY), Some(&unhex(hex)));
+        assert_eq!(decoded, Ok(GroupRecord::Offset(key.clone(), Some(value))), "v{version}");
+    }
+    assert_eq!(offset_value(4).encode(), Ok(unhex(OFFSET_VALUES[4])));
+    assert_eq!(offset_value(1).encode(), Ok(unhex(OFFSET_VALUES[1])));
+    let bare = OffsetValue {
+        offset: 1,
+        leader_epoch: -1,
+        metadata: String::new(),
+        commit_timestamp: 2,
+        expire_timestamp: -1,
+        topic_id: Uuid::nil(),
+    };
+    assert_eq!(bare.encode(), Ok(unhex("00040000000000000001ffffffff01000000000000000200")));
+}
+
+#[test]
+fn groups_as_kafka_writes_them() {
+    let key = unhex("000200026731");
+    assert_eq!(encode_group_key("g1"), Ok(key.clone()));
+    for (version, hex) in (0..).zip(GROUP_VALUES) {
+        let value = group_value(version);
+        assert_eq!(value.encode_version(version), Ok(unhex(hex)), "v{version}");
+        assert_eq!(GroupRecord::decode(&key, Some(&unhex(hex))), Ok(GroupRecord::Group("g1".into(), Some(value))));
+    }
+    assert_eq!(group_value(3).encode(), Ok(unhex(GROUP_VALUES[3])));
+    let empty = GroupValue {
+        protocol_type: String::new(),
+        generation: 0,
+        protocol: None,
+        leader: None,
+        state_timestamp: 9,
+        members: Vec::new(),
+    };
+    assert_eq!(empty.encode(), Ok(unhex("0003000000000000ffffffff000000000000000900000000")));
+}
+
+#[test]
+fn tombstones_and_unknown_types() {
+    let key = OffsetKey { group: "g1".into(), topic: "topic".into(), partition: 7 };
+    assert_eq!(GroupRecord::decode(&unhex(OFFSET_KEY), None), Ok(GroupRecord::Offset(key, None)));
+    assert_eq!(GroupRecord::decode(&unhex("000200026731"), None), Ok(GroupRecord::Group("g1".into(), None)));
+    // ConsumerGroupMetadata (type 3) and whatever may come.
+    assert_eq!(GroupRecord::decode(&unhex("000300026731"), Some(b"x")), Ok(GroupRecord::Other(3)));
+    assert_eq!(GroupRecord::decode(&unhex("7fff"), None), Ok(GroupRecord::Other(i16::MAX)));
+}
+
+#[test]
+fn hostile_bytes_are_errors() {
+    let key = unhex("000200026731");
+    for len in 0..key.len() {
+        assert!(GroupRecord::decode(&key[..len], None).is_err());
+    }
+    assert_eq!(GroupRecordKey::decode(&unhex("00020002673100")), Err(GroupRecordError::Surplus));
+    assert_eq!(GroupRecordKey::decode(&unhex("00020001ff")), Err(GroupRecordError::NotUtf8));
+    for hex in OFFSET_VALUES.iter().chain(&GROUP_VALUES) {
+        let value = unhex(hex);
+        for len in 0..value.len() {
+            let whole_is_offset = OFFSET_VALUES.contains(hex);
+            let cut = &value[..len];
+            let refused = if whole_is_offset { OffsetValue::decode(cut).is_err() } else { GroupValue::decode(cut).is_err() };
+            assert!(refused, "{hex} cut to {len}");
+        }
+        // Every single-byte change is an error or another value, never a panic or a huge allocation.
+        for at in 0..value.len() {
+            for byte in [0x00, 0x7F, 0x80, 0xFF] {
+                let mut changed = value.clone();
+                changed[at] = byte;
+                let _ = OffsetValue::decode(&changed);
+                let _ = GroupValue::decode(&changed);
+            }
+        }
+    }
+    assert_eq!(OffsetValue::decode(&unhex("0005")), Err(GroupRecordError::Version(5)));
+    let huge_count = unhex("0003000000000000ffffffff00000000000000097fffffff");
+    assert_eq!(GroupValue::decode(&huge_count), Err(GroupRecordError::Truncated));
+}
+
+#[test]
+fn unknown_tagged_fields_are_skipped() {
+    let mut value = unhex("00040000000000000001ffffffff010000000000000002");
+    value.extend_from_slice(&[1, 5, 2, 0xAA, 0xBB]);
+    assert_eq!(OffsetValue::decode(&value).expect("decodes").offset, 1);
+}
+
+#[test]
+fn too_long_a_string_is_refused_on_writing() {
+    assert_eq!(encode_group_key(&"g".repeat(32768)), Err(GroupRecordError::TooLong));
+}
