@@ -6,5 +6,6 @@ pub mod broker;
 pub mod config;
 pub mod network;
 pub mod partition;
+pub mod topics;
 
 pub use broker::Broker;

@@ -2,6 +2,8 @@
 //! [`REGISTRY`] lists them, and ApiVersions answers from the same list, so it cannot lie.
 
 mod api_versions;
+mod create_topics;
+mod metadata;
 
 use std::sync::Arc;
 
@@ -78,7 +80,11 @@ where
 }
 
 /// Every API this broker honours, by ascending key.
-pub static REGISTRY: &[Api] = &[api::<api_versions::ApiVersions>()];
+pub static REGISTRY: &[Api] = &[
+    api::<metadata::Metadata>(),
+    api::<api_versions::ApiVersions>(),
+    api::<create_topics::CreateTopics>(),
+];
 
 /// The API with that key on the wire.
 #[must_use]

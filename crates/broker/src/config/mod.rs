@@ -1,8 +1,39 @@
 //! Configuration: Kafka's own property names wherever they exist, `ottla.*` for the rest.
 
+mod honoured;
+mod layers;
+mod listeners;
+mod load;
+mod properties;
+pub mod registry;
+mod topic;
+
 use std::path::PathBuf;
 
 use common::NodeId;
+
+pub use layers::{Layers, Source, Synonym};
+pub use load::Notices;
+pub use properties::{Properties, PropertiesError};
+pub use topic::{check_topic_configs, is_internal_topic};
+
+/// A property that cannot be accepted. Its text is what an operator reads, so it says which and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct ConfigError {
+    text: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(key: &str, problem: impl std::fmt::Display) -> Self {
+        Self { text: format!("{key}: {problem}") }
+    }
+
+    /// From a sentence that may name key and value already.
+    pub(crate) fn invalid(key: &str, sentence: String) -> Self {
+        if sentence.contains(key) { Self { text: sentence } } else { Self::new(key, sentence) }
+    }
+}
 
 /// Static configuration of one broker, checked.
 #[derive(Clone, Debug)]
@@ -125,6 +156,12 @@ pub struct TopicConfig {
     pub segment_bytes: u32,
     /// `segment.ms`.
     pub segment_ms: i64,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+    /// `min.compaction.lag.ms`.
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`.
+    pub max_compaction_lag_ms: i64,
     /// `min.insync.replicas`: accepted, never a cause of failure.
     pub min_insync_replicas: i32,
 }

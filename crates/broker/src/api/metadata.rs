@@ -1,0 +1,235 @@
+//! Metadata (key 3), versions 0–13: brokers, and topics by name or id, with auto-creation. Version 0 asks for
+//! all topics with an empty list, later ones with null; 12 brings topic ids. A topic that is created on the way
+//! is answered as existing: Kafka answers UNKNOWN_TOPIC_OR_PARTITION first, and clients retry.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use common::NodeId;
+use futures::StreamExt;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use metadata::{MetadataImage, PartitionImage, TopicImage};
+use uuid::Uuid;
+
+use super::{Handle, Reply, RequestContext};
+use crate::Broker;
+use crate::config::is_internal_topic;
+use crate::topics::{self, Deadline, check_name};
+
+/// See the module.
+pub struct Metadata;
+
+/// Operations on a topic as bits, where nothing is forbidden: READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE,
+/// DESCRIBE_CONFIGS, ALTER_CONFIGS.
+pub(crate) const ALL_TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
+/// Operations on the cluster as bits, where nothing is forbidden: CREATE, ALTER, DESCRIBE, CLUSTER_ACTION,
+/// DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE.
+pub(crate) const ALL_CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
+/// What stands for operations when a client did not ask.
+pub(crate) const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
+
+/// Auto-creations that one request may have under way at once.
+const CREATIONS_AT_ONCE: usize = 16;
+/// How long a request waits for auto-creation.
+const CREATION_WAIT_MS: i32 = 5_000;
+
+/// What a request asks for.
+enum Wanted {
+    All,
+    Names(Vec<TopicName>),
+    Ids(Vec<Uuid>),
+}
+
+impl Handle for Metadata {
+    type Request = MetadataRequest;
+    const VERSIONS: (i16, i16) = (0, 13);
+
+    fn handle(broker: &Arc<Broker>, context: RequestContext, request: MetadataRequest) -> Reply<MetadataResponse> {
+        let image = broker.metadata.image();
+        if !image.nodes.contains_key(&broker.config.node_id) {
+            // An empty answer would make clients believe that their topics are gone.
+            return Reply::Close("metadata is not loaded yet".to_owned());
+        }
+        let wanted = match Wanted::of(&request, context.version) {
+            Ok(wanted) => wanted,
+            Err(topics) => return Reply::Now(MetadataResponse::default().with_topics(topics)),
+        };
+        let missing = match &wanted {
+            Wanted::Names(names) if request.allow_auto_topic_creation && broker.config.auto_create_topics => {
+                let is_missing = |name: &&TopicName| image.topic(name).is_none() && check_name(name).is_ok();
+                names.iter().filter(is_missing).cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        if missing.is_empty() {
+            let view = View { image: &image, listener: &context.connection.listener, request: &request };
+            return Reply::Now(view.response(broker, &wanted, &[]));
+        }
+        let broker = Arc::clone(broker);
+        Reply::Later(Box::pin(async move {
+            let failed = auto_create(&broker, missing).await;
+            let image = broker.metadata.image();
+            let view = View { image: &image, listener: &context.connection.listener, request: &request };
+            view.response(&broker, &wanted, &failed)
+        }))
+    }
+}
+
+impl Wanted {
+    /// An error is the answer to a request that says too much for its version.
+    fn of(request: &MetadataRequest, version: i16) -> Result<Self, Vec<MetadataResponseTopic>> {
+        let Some(topics) = &request.topics else { return Ok(Self::All) };
+        if topics.is_empty() && version == 0 {
+            return Ok(Self::All);
+        }
+        if version < 12 && topics.iter().any(|topic| topic.name.is_none() || !topic.topic_id.is_nil()) {
+            let refuse = |topic: &kafka_protocol::messages::metadata_request::MetadataRequestTopic| {
+                let name = topic.name.clone().unwrap_or_default();
+                error_topic(ResponseError::InvalidRequest, Some(name), Uuid::nil())
+            };
+            return Err(topics.iter().map(refuse).collect());
+        }
+        let ids: Vec<Uuid> = distinct(topics.iter().map(|topic| topic.topic_id).filter(|id| !id.is_nil()));
+        if ids.is_empty() {
+            return Ok(Self::Names(distinct(topics.iter().filter_map(|topic| topic.name.clone()))));
+        }
+        Ok(Self::Ids(ids))
+    }
+}
+
+fn distinct<T: Clone + Eq + std::hash::Hash>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = HashSet::new();
+    all.filter(|one| seen.insert(one.clone())).collect()
+}
+
+/// Creates topics; answers those that failed, each with its code.
+async fn auto_create(broker: &Arc<Broker>, names: Vec<TopicName>) -> Vec<(TopicName, ResponseError)> {
+    let deadline = Deadline::after_ms(broker, CREATION_WAIT_MS);
+    let create = async |name: TopicName| match topics::ensure_exists(broker, deadline, &name).await {
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(topic = &*name.0, code = %error.code, message = error.message, "topic cannot be created");
+            // Clients retry these two, whatever else went wrong; the others tell them to give up.
+            let code = match error.code {
+                ResponseError::InvalidTopicException | ResponseError::InvalidReplicationFactor => error.code,
+                ResponseError::RequestTimedOut => ResponseError::LeaderNotAvailable,
+                _ => ResponseError::UnknownTopicOrPartition,
+            };
+            Some((name, code))
+        }
+    };
+    futures::stream::iter(names).map(create).buffer_unordered(CREATIONS_AT_ONCE).filter_map(std::future::ready).collect().await
+}
+
+/// What an answer is made from.
+struct View<'a> {
+    image: &'a MetadataImage,
+    listener: &'a str,
+    request: &'a MetadataRequest,
+}
+
+impl View<'_> {
+    fn response(&self, broker: &Broker, wanted: &Wanted, failed: &[(TopicName, ResponseError)]) -> MetadataResponse {
+        let topics = match wanted {
+            Wanted::All => self.image.topics.values().map(|topic| self.topic(topic)).collect(),
+            Wanted::Names(names) => names.iter().map(|name| self.topic_by_name(name, failed)).collect(),
+            Wanted::Ids(ids) => ids.iter().map(|id| self.topic_by_id(*id)).collect(),
+        };
+        let operations = match self.request.include_cluster_authorized_operations {
+            true => ALL_CLUSTER_OPERATIONS,
+            false => OPERATIONS_NOT_ASKED,
+        };
+        MetadataResponse::default()
+            .with_brokers(self.brokers())
+            .with_cluster_id(Some(StrBytes::from_string(self.image.cluster_id.to_string())))
+            // Any broker forwards what only the active controller may do.
+            .with_controller_id(BrokerId(broker.config.node_id.0))
+            .with_topics(topics)
+            .with_cluster_authorized_operations(operations)
+    }
+
+    fn brokers(&self) -> Vec<MetadataResponseBroker> {
+        let live = self.image.nodes.values().filter(|node| !node.fenced);
+        let broker = |node: &Arc<metadata::NodeImage>| {
+            let endpoint = node.endpoints.iter().find(|endpoint| endpoint.listener == self.listener)?;
+            Some(
+                MetadataResponseBroker::default()
+                    .with_node_id(BrokerId(node.id.0))
+                    .with_host(StrBytes::from_string(endpoint.host.clone()))
+                    .with_port(endpoint.port.into())
+                    .with_rack(node.rack.as_ref().map(|rack| StrBytes::from_string(rack.to_string()))),
+            )
+        };
+        live.filter_map(broker).collect()
+    }
+
+    fn topic_by_name(&self, name: &TopicName, failed: &[(TopicName, ResponseError)]) -> MetadataResponseTopic {
+        if let Some(topic) = self.image.topic(name) {
+            return self.topic(topic);
+        }
+        let code = match failed.iter().find(|(failed, _)| failed == name) {
+            Some((_, code)) => *code,
+            None if check_name(name).is_err() => ResponseError::InvalidTopicException,
+            None => ResponseError::UnknownTopicOrPartition,
+        };
+        error_topic(code, Some(name.clone()), Uuid::nil()).with_is_internal(is_internal_topic(name))
+    }
+
+    fn topic_by_id(&self, id: Uuid) -> MetadataResponseTopic {
+        match self.image.topics.get(&id) {
+            Some(topic) => self.topic(topic),
+            None => error_topic(ResponseError::UnknownTopicId, None, id),
+        }
+    }
+
+    fn topic(&self, topic: &TopicImage) -> MetadataResponseTopic {
+        let partitions = (0..).zip(&topic.partitions).map(|(index, partition)| self.partition(index, partition));
+        let operations = match self.request.include_topic_authorized_operations {
+            true => ALL_TOPIC_OPERATIONS,
+            false => OPERATIONS_NOT_ASKED,
+        };
+        MetadataResponseTopic::default()
+            .with_name(Some(TopicName(StrBytes::from_string(topic.name.to_string()))))
+            .with_topic_id(topic.id)
+            .with_is_internal(is_internal_topic(&topic.name))
+            .with_partitions(partitions.collect())
+            .with_topic_authorized_operations(operations)
+    }
+
+    fn partition(&self, index: i32, partition: &PartitionImage) -> MetadataResponsePartition {
+        let ids = |wanted: &dyn Fn(NodeId) -> bool| {
+            partition.replicas.iter().filter(|id| wanted(**id)).map(|id| BrokerId(id.0)).collect::<Vec<_>>()
+        };
+        let response = MetadataResponsePartition::default()
+            .with_partition_index(index)
+            .with_leader_epoch(partition.leader_epoch)
+            .with_replica_nodes(ids(&|_| true))
+            .with_isr_nodes(ids(&|id| is_live(self.image, id)))
+            .with_offline_replicas(ids(&|id| !is_live(self.image, id)));
+        if !is_live(self.image, partition.leader) {
+            let code = ResponseError::LeaderNotAvailable.code();
+            return response.with_error_code(code).with_leader_id(BrokerId(-1));
+        }
+        let node = self.image.nodes.get(&partition.leader);
+        let is_reachable = node.is_some_and(|node| node.endpoints.iter().any(|end| end.listener == self.listener));
+        if !is_reachable {
+            let code = ResponseError::ListenerNotFound.code();
+            return response.with_error_code(code).with_leader_id(BrokerId(-1));
+        }
+        response.with_leader_id(BrokerId(partition.leader.0))
+    }
+}
+
+/// Whether a node is registered and not fenced.
+pub(crate) fn is_live(image: &MetadataImage, id: NodeId) -> bool {
+    image.nodes.get(&id).is_some_and(|node| !node.fenced)
+}
+
+fn error_topic(code: ResponseError, name: Option<TopicName>, id: Uuid) -> MetadataResponseTopic {
+    MetadataResponseTopic::default().with_error_code(code.code()).with_name(name).with_topic_id(id)
+}
