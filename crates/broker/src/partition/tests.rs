@@ -14,6 +14,9 @@ pub(crate) fn config() -> TopicConfig {
         retention_bytes: -1,
         segment_bytes: 1 << 30,
         segment_ms: 604_800_000,
+        delete_retention_ms: 86_400_000,
+        min_compaction_lag_ms: 0,
+        max_compaction_lag_ms: i64::MAX,
         min_insync_replicas: 1,
     }
 }

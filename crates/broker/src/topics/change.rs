@@ -61,7 +61,7 @@ impl From<Refusal> for ChangeError {
             }
             Refusal::UnknownTopic => return Self::plain(ResponseError::UnknownTopicOrPartition),
             Refusal::Invalid(_) => ResponseError::InvalidRequest,
-            Refusal::Fenced(_) | Refusal::DuplicateNode(_) => ResponseError::NotController,
+            Refusal::Fenced(_) | Refusal::DuplicateNode(_) | Refusal::WalMissing(_) => ResponseError::NotController,
         };
         Self::new(code, refusal.to_string())
     }
@@ -109,23 +109,15 @@ pub async fn create(
     partitions: Vec<Arc<[NodeId]>>,
     configs: Vec<(Arc<str>, Arc<str>)>,
 ) -> Result<(), ChangeError> {
-    let is_led = |replicas: &Arc<[NodeId]>| replicas.first() == Some(&broker.config.node_id);
-    let led: Vec<i32> = (0..).zip(&partitions).filter(|(_, replicas)| is_led(replicas)).map(|(index, _)| index).collect();
     submit(broker, deadline, Command::CreateTopic { id, name, partitions, configs }).await?;
-    until_open(broker, id, &led).await;
+    until_open(broker, id).await;
     Ok(())
 }
 
-/// Waits, but not long, until this broker has those of its partitions open. A client that comes too early
+/// Waits, but not long, until this broker has its partitions of the topic open. A client that comes too early
 /// anyway is told NOT_LEADER_OR_FOLLOWER and retries, so that there is no error here.
-pub async fn until_open(broker: &Broker, topic: Uuid, partitions: &[i32]) {
-    let all_open = || partitions.iter().all(|&index| broker.partitions.get(topic, index).is_some());
-    let opened = async {
-        while !all_open() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    if tokio::time::timeout(OPENING_WAIT, opened).await.is_err() {
+pub async fn until_open(broker: &Broker, topic: Uuid) {
+    if tokio::time::timeout(OPENING_WAIT, broker.partitions.wait_open(topic)).await.is_err() {
         tracing::warn!(%topic, "partitions are not open yet, although their creation is committed");
     }
 }

@@ -89,6 +89,7 @@ mod tests {
                 endpoints: Vec::new(),
                 rack: None,
                 fenced,
+                wal: None,
             };
             image.nodes.insert(NodeId(id), Arc::new(node));
         }
