@@ -2,19 +2,25 @@
 
 use std::sync::Arc;
 
+use common::budget::ByteBudget;
 use common::supervisor::Supervisor;
-use common::{Clock, Random};
+use common::{Clock, NodeEpoch, Random};
 use metadata::MetadataClient;
+use parking_lot::Mutex;
 use s3stream::StreamStore;
 use wal::WriteAheadLog;
 
 use crate::config::BrokerConfig;
+use crate::fetch::session::FetchSessions;
+use crate::network::Limits;
 use crate::partition::Partitions;
 
 /// One running broker.
 pub struct Broker {
     /// Static configuration.
     pub config: Arc<BrokerConfig>,
+    /// This life of the node.
+    pub node_epoch: NodeEpoch,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -27,6 +33,14 @@ pub struct Broker {
     pub streams: Arc<StreamStore>,
     /// Partitions this broker leads.
     pub partitions: Partitions,
+    /// Incremental fetch sessions.
+    pub fetch_sessions: Mutex<FetchSessions>,
+    /// Bytes of requests being read and handled.
+    pub request_budget: ByteBudget,
+    /// Bytes of records in responses that are not yet written.
+    pub response_budget: ByteBudget,
+    /// Open connections.
+    pub connections: Arc<Limits>,
     /// Background tasks.
     pub supervisor: Supervisor,
 }

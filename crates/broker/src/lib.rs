@@ -4,6 +4,8 @@
 pub mod api;
 pub mod broker;
 pub mod config;
+pub mod fetch;
+mod meta_properties;
 pub mod network;
 pub mod partition;
 pub mod topics;

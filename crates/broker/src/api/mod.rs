@@ -1,8 +1,9 @@
 //! One file per API key. Each names its version range and its handler in one [`Handle`] implementation;
 //! [`REGISTRY`] lists them, and ApiVersions answers from the same list, so it cannot lie.
 
-mod api_versions;
+pub(crate) mod api_versions;
 mod create_topics;
+mod fetch;
 mod metadata;
 
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub trait Handle {
 pub struct RequestContext {
     /// API version of request and response.
     pub version: i16,
+    /// Correlation id of request and response.
+    pub correlation_id: i32,
     /// `client.id`, empty when null.
     pub client_id: StrBytes,
     /// The connection it came on.
@@ -53,9 +56,25 @@ pub enum Reply<T> {
     Durable(Lsn, T),
     /// When the future completes; it starts to run at once, beside later requests of the connection.
     Later(BoxFuture<'static, T>),
+    /// As [`Reply::Later`], with a frame that the handler has encoded itself.
+    Encoded(BoxFuture<'static, Frame>),
     /// Not at all (Produce with acks=0).
     Silent,
     /// By closing the connection; the text is for the log.
+    Close(String),
+}
+
+/// A [`Reply`] with its response encoded, as a connection takes it.
+pub enum Served {
+    /// Send at once.
+    Now(Frame),
+    /// Send when the WAL is durable up to the LSN.
+    Durable(Lsn, Frame),
+    /// Send when the future completes.
+    Later(BoxFuture<'static, Frame>),
+    /// Send nothing.
+    Silent,
+    /// Close the connection.
     Close(String),
 }
 
@@ -67,8 +86,8 @@ pub struct Api {
     pub versions: (i16, i16),
     /// Lowest version that is really accepted.
     pub lowest_decoded: i16,
-    /// Decodes the body, handles it and encodes the response under the given correlation id.
-    pub serve: fn(&Arc<Broker>, i32, RequestContext, Bytes) -> Reply<Frame>,
+    /// Decodes the body, handles it and encodes the response.
+    pub serve: fn(&Arc<Broker>, RequestContext, Bytes) -> Served,
 }
 
 const fn api<H>() -> Api
@@ -81,6 +100,7 @@ where
 
 /// Every API this broker honours, by ascending key.
 pub static REGISTRY: &[Api] = &[
+    api::<fetch::Fetch>(),
     api::<metadata::Metadata>(),
     api::<api_versions::ApiVersions>(),
     api::<create_topics::CreateTopics>(),
@@ -92,23 +112,26 @@ pub fn find(key: i16) -> Option<&'static Api> {
     REGISTRY.binary_search_by_key(&key, |api| api.key).ok().map(|index| &REGISTRY[index])
 }
 
-fn serve<H>(broker: &Arc<Broker>, correlation_id: i32, context: RequestContext, mut body: Bytes) -> Reply<Frame>
+fn serve<H>(broker: &Arc<Broker>, context: RequestContext, mut body: Bytes) -> Served
 where
     H: Handle,
     <H::Request as Request>::Response: 'static,
 {
-    let version = context.version;
+    let (version, correlation_id) = (context.version, context.correlation_id);
     let request = match H::Request::decode(&mut body, version) {
         Ok(request) if body.is_empty() => request,
-        Ok(_) => return Reply::Close(format!("{} bytes follow the request", body.len())),
-        Err(error) => return Reply::Close(format!("request cannot be decoded: {error}")),
+        Ok(_) => return Served::Close(format!("{} bytes follow the request", body.len())),
+        Err(error) => return Served::Close(format!("request cannot be decoded: {error}")),
     };
-    let encode = move |response: <H::Request as Request>::Response| Frame::response(H::Request::KEY, version, correlation_id, &response);
+    let encode = move |response: <H::Request as Request>::Response| {
+        Frame::response(H::Request::KEY, version, correlation_id, &response)
+    };
     match H::handle(broker, context, request) {
-        Reply::Now(response) => Reply::Now(encode(response)),
-        Reply::Durable(lsn, response) => Reply::Durable(lsn, encode(response)),
-        Reply::Later(future) => Reply::Later(Box::pin(async move { encode(future.await) })),
-        Reply::Silent => Reply::Silent,
-        Reply::Close(reason) => Reply::Close(reason),
+        Reply::Now(response) => Served::Now(encode(response)),
+        Reply::Durable(lsn, response) => Served::Durable(lsn, encode(response)),
+        Reply::Later(future) => Served::Later(Box::pin(async move { encode(future.await) })),
+        Reply::Encoded(future) => Served::Later(future),
+        Reply::Silent => Served::Silent,
+        Reply::Close(reason) => Served::Close(reason),
     }
 }

@@ -1,13 +1,16 @@
 //! An encoded response, ready for a vectored write.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, ResponseHeader};
+use bytes::Bytes;
+use common::budget::ByteLease;
+use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::Encodable;
+use protocol::rope::{self, EncodeError, ResponseFrame};
 
 /// A response with its length prefix, as pieces that share memory with caches.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Frame {
-    pieces: Vec<Bytes>,
+    encoded: ResponseFrame,
+    lease: Option<ByteLease>,
 }
 
 impl Frame {
@@ -15,24 +18,29 @@ impl Frame {
     /// frame is then empty and the connection gets closed.
     pub fn response<R: Encodable>(key: i16, version: i16, correlation_id: i32, body: &R) -> Self {
         let Ok(api_key) = ApiKey::try_from(key) else { return Self::default() };
-        let mut buffer = BytesMut::with_capacity(128);
-        buffer.put_i32(0);
-        let header = ResponseHeader::default().with_correlation_id(correlation_id);
-        let encoded = header
-            .encode(&mut buffer, api_key.response_header_version(version))
-            .and_then(|()| body.encode(&mut buffer, version));
-        if let Err(error) = encoded {
-            tracing::error!(?api_key, version, %error, "response cannot be encoded");
-            return Self::default();
-        }
-        let length = i32::try_from(buffer.len() - 4).unwrap_or(i32::MAX);
-        buffer[..4].copy_from_slice(&length.to_be_bytes());
-        Self { pieces: vec![buffer.freeze()] }
+        Self::encoded(rope::encode(api_key, version, correlation_id, body), None)
     }
 
-    /// The pieces, length prefix first; empty when encoding failed.
+    /// A frame that was encoded already, with the lease on its memory, which is given back when it is written.
+    pub fn encoded(frame: Result<ResponseFrame, EncodeError>, lease: Option<ByteLease>) -> Self {
+        match frame {
+            Ok(encoded) => Self { encoded, lease },
+            Err(error) => {
+                tracing::error!(%error, "a response cannot be encoded");
+                Self::default()
+            }
+        }
+    }
+
+    /// Whether encoding failed.
     #[must_use]
-    pub fn pieces(&self) -> &[Bytes] {
-        &self.pieces
+    pub fn is_empty(&self) -> bool {
+        self.encoded.is_empty()
+    }
+
+    /// The pieces, length prefix first, and the lease on their memory.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<Bytes>, Option<ByteLease>) {
+        (self.encoded.into_segments(), self.lease)
     }
 }

@@ -1,10 +1,21 @@
-//! Listeners, connections, frames.
+//! Listeners, connections, frames. A connection is one task: it reads frames, dispatches them in arrival
+//! order, and writes responses in request order, up to [`IN_FLIGHT_MAX`] requests overlapping.
 
+mod connection;
+mod dispatch;
 mod frame;
+mod listener;
+mod outbox;
+mod reader;
 
 pub use frame::Frame;
+pub use listener::{BoundListener, Limits};
 
 use std::net::SocketAddr;
+
+/// Requests of one connection that may be in progress at once. Reading stops at this many, so a client that
+/// sends more waits in its own socket.
+pub const IN_FLIGHT_MAX: usize = 64;
 
 /// What is known of a connection.
 #[derive(Debug)]

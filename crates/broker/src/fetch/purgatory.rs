@@ -1,0 +1,229 @@
+//! Reads many partitions for one request, and parks the request while there is too little to return: Kafka's
+//! `DelayedFetch`. Limits as in KIP-74: partitions in request order, whole batches only, and the first partition
+//! that has data returns at least one batch however large it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::Offset;
+use common::budget::ByteLease;
+use s3stream::ReadClass;
+
+use super::response::{FetchAnswer, LeaderEndpoint, PartitionAnswer};
+use super::session::{FetchKey, FetchWish, Told};
+use crate::Broker;
+use crate::partition::{DataWait, Isolation, LookupError, Partition, ReadError};
+
+/// Record slices up to this size are copied: a small slice must not pin a large block of cache memory
+/// behind a slow reader.
+const COPY_BELOW: usize = 4096;
+
+/// What a request asks as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchParameters {
+    /// How long to wait for `min_bytes`.
+    pub max_wait: Duration,
+    /// Bytes worth returning before that.
+    pub min_bytes: usize,
+    /// Most bytes of the whole response, except for one oversized first batch.
+    pub max_bytes: usize,
+    /// How far to read.
+    pub isolation: Isolation,
+    /// Topics are named by id.
+    pub by_topic_id: bool,
+}
+
+impl From<&PartitionAnswer> for Told {
+    fn from(answer: &PartitionAnswer) -> Self {
+        Self {
+            high_watermark: answer.high_watermark,
+            log_start: answer.log_start_offset,
+            error: answer.error_code != 0,
+            has_records: !answer.records.is_empty(),
+        }
+    }
+}
+
+/// Answers every wish, waiting as `parameters` says. The lease covers the records' memory.
+pub async fn fetch(
+    broker: &Broker,
+    wishes: &[(FetchKey, FetchWish)],
+    parameters: &FetchParameters,
+) -> (FetchAnswer, Option<ByteLease>) {
+    let found: Vec<Found> = wishes.iter().map(|(key, _)| find(broker, key, parameters.by_topic_id)).collect();
+    let first = read_within_budget(broker, wishes, &found, parameters).await;
+    if parameters.max_wait.is_zero() || wishes.is_empty() || first.is_enough(parameters.min_bytes) {
+        return first.into_answer(broker);
+    }
+    park(broker, wishes, &found, parameters, first).await.into_answer(broker)
+}
+
+/// Re-reads whenever one of the partitions has news, until there is enough or the time is over.
+async fn park(
+    broker: &Broker,
+    wishes: &[(FetchKey, FetchWish)],
+    found: &[Found],
+    parameters: &FetchParameters,
+    mut pass: Pass,
+) -> Pass {
+    let deadline = tokio::time::sleep(parameters.max_wait);
+    tokio::pin!(deadline);
+    while !pass.is_enough(parameters.min_bytes) {
+        let mut wait = DataWait::new(broker.wal.durable());
+        for (found, (_, answer)) in found.iter().zip(&pass.partitions) {
+            if let Ok(partition) = found {
+                // News is what lies above the high watermark that was just read; what lies below is counted.
+                wait.watch(partition, Offset(answer.high_watermark));
+            }
+        }
+        tokio::select! {
+            () = &mut deadline => break,
+            () = wait.woken() => {}
+        }
+        // Its slices and its lease go back before the next reading takes others.
+        drop(pass);
+        pass = read_within_budget(broker, wishes, found, parameters).await;
+    }
+    pass
+}
+
+/// The partition a wish names, or the error it gets.
+type Found = Result<Arc<Partition>, PartitionAnswer>;
+
+/// One reading of all partitions.
+struct Pass {
+    partitions: Vec<(FetchKey, PartitionAnswer)>,
+    bytes: usize,
+    errors: bool,
+    lease: Option<ByteLease>,
+}
+
+impl Pass {
+    fn is_enough(&self, min_bytes: usize) -> bool {
+        self.errors || self.bytes >= min_bytes
+    }
+
+    fn into_answer(self, broker: &Broker) -> (FetchAnswer, Option<ByteLease>) {
+        let hints = self.partitions.iter().filter_map(|(_, answer)| answer.current_leader);
+        let endpoints = leader_endpoints(broker, hints.map(|(leader, _)| leader));
+        let answer = FetchAnswer { partitions: self.partitions, endpoints, ..FetchAnswer::default() };
+        (answer, self.lease)
+    }
+}
+
+/// Reads, then leases the memory; where the budget is short, lets go, waits for a share, and reads that much.
+async fn read_within_budget(
+    broker: &Broker,
+    wishes: &[(FetchKey, FetchWish)],
+    found: &[Found],
+    parameters: &FetchParameters,
+) -> Pass {
+    let mut pass = read(wishes, found, parameters, parameters.max_bytes).await;
+    if pass.bytes == 0 {
+        return pass;
+    }
+    pass.lease = broker.response_budget.try_take(pass.bytes as u64);
+    if pass.lease.is_some() {
+        return pass;
+    }
+    let share = pass.bytes.min(usize::try_from(broker.response_budget.limit() / 16).unwrap_or(usize::MAX));
+    drop(pass);
+    let lease = broker.response_budget.take(share as u64).await;
+    let mut pass = read(wishes, found, parameters, share).await;
+    pass.lease = Some(lease);
+    pass
+}
+
+async fn read(
+    wishes: &[(FetchKey, FetchWish)],
+    found: &[Found],
+    parameters: &FetchParameters,
+    max_bytes: usize,
+) -> Pass {
+    let mut pass = Pass { partitions: Vec::with_capacity(wishes.len()), bytes: 0, errors: false, lease: None };
+    for ((key, wish), found) in wishes.iter().zip(found) {
+        let answer = match found {
+            Ok(partition) => {
+                let wanted = usize::try_from(wish.max_bytes).unwrap_or(0);
+                let limit = wanted.min(max_bytes.saturating_sub(pass.bytes));
+                read_partition(partition, *wish, limit, pass.bytes == 0, parameters.isolation).await
+            }
+            Err(error) => error.clone(),
+        };
+        pass.bytes += answer.bytes();
+        pass.errors |= answer.error_code != 0;
+        pass.partitions.push((key.clone(), answer));
+    }
+    pass
+}
+
+async fn read_partition(
+    partition: &Partition,
+    wish: FetchWish,
+    limit: usize,
+    at_least_one: bool,
+    isolation: Isolation,
+) -> PartitionAnswer {
+    if let Err(code) = partition.check_leader_epoch(wish.leader_epoch) {
+        return PartitionAnswer::error(code.code());
+    }
+    let from = Offset(wish.offset);
+    let read = match partition.read_cached(from, limit, isolation, at_least_one) {
+        Ok(Some(read)) => Ok(read),
+        Ok(None) => partition.read(from, limit, isolation, at_least_one, ReadClass::CatchUp).await,
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(read) => PartitionAnswer {
+            error_code: 0,
+            high_watermark: read.high_watermark.0,
+            last_stable_offset: read.last_stable_offset.0,
+            log_start_offset: read.log_start.0,
+            aborted: (isolation == Isolation::ReadCommitted).then(Vec::new),
+            current_leader: None,
+            records: read.slices.into_iter().map(|slice| unpinned(slice.bytes)).collect(),
+        },
+        Err(error) => {
+            if let ReadError::Storage(cause) = &error {
+                tracing::warn!(?partition, offset = wish.offset, %cause, "a fetch could not be served");
+            }
+            PartitionAnswer::error(error.code().code())
+        }
+    }
+}
+
+fn unpinned(bytes: Bytes) -> Bytes {
+    if bytes.len() < COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes }
+}
+
+/// Finds the partition a wish names; the error says what the client should do otherwise.
+fn find(broker: &Broker, key: &FetchKey, by_topic_id: bool) -> Found {
+    let image = broker.metadata.image();
+    let topic = if by_topic_id { image.topics.get(&key.topic_id) } else { image.topic(&key.topic) };
+    let unknown = if by_topic_id { LookupError::UnknownTopicId } else { LookupError::UnknownTopicOrPartition };
+    let found = topic.ok_or(unknown).and_then(|topic| broker.partitions.lookup(topic, key.partition));
+    found.map_err(|error| {
+        let answer = PartitionAnswer::error(error.code().code());
+        match error {
+            LookupError::NotLeader { leader, leader_epoch } => {
+                PartitionAnswer { current_leader: Some((leader.0, leader_epoch)), ..answer }
+            }
+            _ => answer,
+        }
+    })
+}
+
+fn leader_endpoints(broker: &Broker, leaders: impl Iterator<Item = i32>) -> Vec<LeaderEndpoint> {
+    let mut ids: Vec<i32> = leaders.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let image = broker.metadata.image();
+    let endpoint = |id: &i32| {
+        let node = image.nodes.get(&common::NodeId(*id))?;
+        let endpoint = node.endpoints.first()?;
+        let rack = node.rack.as_deref().map(str::to_owned);
+        Some(LeaderEndpoint { id: *id, host: endpoint.host.clone(), port: endpoint.port, rack })
+    };
+    ids.iter().filter_map(endpoint).collect()
+}

@@ -1,0 +1,124 @@
+//! `meta.properties` in the data directory: which cluster and node the directory belongs to, in Kafka's format.
+//! Written once, atomically, before anything else is stored beside it.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use common::{NodeId, Random};
+
+/// Identity of a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaProperties {
+    /// `cluster.id`: 22 characters of URL-safe base64.
+    pub cluster_id: String,
+    /// `node.id`.
+    pub node_id: NodeId,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MetaError {
+    /// It cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// What was accessed.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not ours.
+    #[error("{path}: {reason}", path = path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+/// Reads the directory's identity, or gives it one: `cluster_id` where the operator chose it, else a random one.
+pub fn load_or_create(dir: &Path, node_id: NodeId, random: &dyn Random) -> Result<MetaProperties, MetaError> {
+    let path = dir.join("meta.properties");
+    let io_error = |source| MetaError::Io { path: path.clone(), source };
+    fs::create_dir_all(dir).map_err(|source| MetaError::Io { path: dir.to_owned(), source })?;
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let found = parse(&text).map_err(|reason| MetaError::Unusable { path: path.clone(), reason })?;
+            if found.node_id != node_id {
+                let reason = format!(
+                    "the directory belongs to node {}, but node.id is {node_id}: set node.id={} or use another directory",
+                    found.node_id, found.node_id
+                );
+                return Err(MetaError::Unusable { path, reason });
+            }
+            Ok(found)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let created = MetaProperties { cluster_id: new_cluster_id(random), node_id };
+            write_atomically(dir, &path, &created).map_err(io_error)?;
+            Ok(created)
+        }
+        Err(error) => Err(io_error(error)),
+    }
+}
+
+fn new_cluster_id(random: &dyn Random) -> String {
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random.uuid().as_bytes())
+}
+
+fn parse(text: &str) -> Result<MetaProperties, String> {
+    let value = |key: &str| {
+        let lines = text.lines().filter_map(|line| line.trim().split_once('='));
+        lines.filter(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().to_owned()).next()
+    };
+    let version = value("version").unwrap_or_default();
+    if version != "1" {
+        return Err(format!("version is {version:?}, this release reads version 1"));
+    }
+    let cluster_id = value("cluster.id").filter(|id| !id.is_empty()).ok_or("cluster.id is missing")?;
+    let node_id = value("node.id").and_then(|id| id.parse().ok()).ok_or("node.id is missing or not a number")?;
+    Ok(MetaProperties { cluster_id, node_id: NodeId(node_id) })
+}
+
+fn write_atomically(dir: &Path, path: &Path, meta: &MetaProperties) -> io::Result<()> {
+    let temporary = path.with_extension("properties.tmp");
+    let mut file = fs::File::create(&temporary)?;
+    write!(file, "version=1\ncluster.id={}\nnode.id={}\n", meta.cluster_id, meta.node_id)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    wal::direct::fsync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::SeededRandom;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_once_and_kept() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let random = SeededRandom::new(1);
+        let first = load_or_create(dir.path(), NodeId(3), &random).expect("created");
+        assert_eq!(first.cluster_id.len(), 22);
+        assert_eq!(load_or_create(dir.path(), NodeId(3), &random).expect("read"), first);
+    }
+
+    #[test]
+    fn another_nodes_directory_is_refused_with_advice() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let random = SeededRandom::new(1);
+        load_or_create(dir.path(), NodeId(3), &random).expect("created");
+        let refused = load_or_create(dir.path(), NodeId(4), &random).expect_err("foreign").to_string();
+        assert!(refused.contains("node.id=3"), "{refused}");
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        for text in ["", "version=2\n", "version=1\nnode.id=1\n", "version=1\ncluster.id=x\nnode.id=y\n"] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+}

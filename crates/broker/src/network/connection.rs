@@ -1,0 +1,214 @@
+//! One connection: a state machine that is polled by one task and owns its socket.
+//!
+//! Rule **responses-in-order**: responses leave in the order their requests came, although the work overlaps.
+//! Rule **ack-after-durable**: a response that waits for an LSN enters the outbox only once the WAL's durable
+//! position has reached it; if the log fails first, the connection closes and the outcome stays unknown to the client.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use common::Lsn;
+use futures::future::{BoxFuture, FutureExt};
+use tokio::net::TcpStream;
+use wal::{DurableLsn, WalFailed};
+
+use super::dispatch::dispatch;
+use super::outbox::Outbox;
+use super::reader::{FrameReader, ReadError};
+use super::{ConnectionInfo, Frame, IN_FLIGHT_MAX};
+use crate::Broker;
+use crate::api::Served;
+
+/// A client that takes none of the bytes waiting for it for this long is cut off, because those bytes are held
+/// in memory that other clients wait for.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// A frame that has begun must be complete within this time.
+const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How often the limits above are looked at.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+pub(super) struct Connection {
+    broker: Arc<Broker>,
+    info: Arc<ConnectionInfo>,
+    socket: TcpStream,
+    reader: FrameReader,
+    pending: VecDeque<Pending>,
+    outbox: Outbox,
+    durable: Arc<DurableLsn>,
+    /// Waits for the LSN of the oldest pending response.
+    durable_wait: Option<BoxFuture<'static, Result<(), WalFailed>>>,
+    activity: Activity,
+}
+
+/// A response that is still to come.
+enum Pending {
+    Ready(Frame),
+    Durable(Lsn, Frame),
+    Later(BoxFuture<'static, Frame>),
+}
+
+/// What the periodic check compares.
+struct Activity {
+    check: std::pin::Pin<Box<tokio::time::Sleep>>,
+    frames: u64,
+    seen: (u64, u64),
+    idle: Duration,
+}
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Closed {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("write failed: {0}")]
+    Write(#[from] io::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the write-ahead log failed")]
+    WalFailed,
+    #[error("idle")]
+    Idle,
+    #[error("the client reads too slowly")]
+    Stalled,
+}
+
+impl Connection {
+    pub(super) fn new(broker: Arc<Broker>, info: Arc<ConnectionInfo>, socket: TcpStream) -> Self {
+        let reader =
+            FrameReader::new(broker.request_budget.clone(), broker.config.socket_request_max_bytes as usize);
+        Self {
+            durable: Arc::clone(broker.wal.durable()),
+            broker,
+            info,
+            socket,
+            reader,
+            pending: VecDeque::new(),
+            outbox: Outbox::default(),
+            durable_wait: None,
+            activity: Activity {
+                check: Box::pin(tokio::time::sleep(CHECK_INTERVAL)),
+                frames: 0,
+                seen: (0, 0),
+                idle: Duration::ZERO,
+            },
+        }
+    }
+
+    /// Serves the connection until it ends.
+    pub(super) async fn run(mut self) -> Closed {
+        let ended = std::future::poll_fn(|context| self.poll(context)).await;
+        match ended {
+            Ok(never) => match never {},
+            Err(closed) => closed,
+        }
+    }
+
+    /// One turn: take requests in, collect finished responses, write. Pending when none of it can go on.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<std::convert::Infallible, Closed>> {
+        loop {
+            self.take_frames()?;
+            self.collect(context)?;
+            let flushed = self.outbox.poll_flush(&self.socket, context)?.is_ready();
+            // While the client does not read its responses, none of its requests is taken in either.
+            if !flushed || self.pending.len() >= IN_FLIGHT_MAX {
+                break;
+            }
+            if self.reader.poll_fill(&self.socket, context)?.is_pending() {
+                break;
+            }
+        }
+        self.poll_limits(context)?;
+        Poll::Pending
+    }
+
+    fn take_frames(&mut self) -> Result<(), Closed> {
+        while self.pending.len() < IN_FLIGHT_MAX {
+            let Some(frame) = self.reader.next_frame()? else { break };
+            self.activity.frames += 1;
+            match dispatch(&self.broker, &self.info, frame) {
+                Served::Now(frame) => self.pending.push_back(Pending::Ready(frame)),
+                Served::Durable(lsn, frame) => self.pending.push_back(Pending::Durable(lsn, frame)),
+                Served::Later(future) => self.pending.push_back(Pending::Later(future)),
+                Served::Silent => {}
+                Served::Close(reason) => return Err(Closed::Refused(reason)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves every response whose turn has come into the outbox.
+    fn collect(&mut self, context: &mut Context<'_>) -> Result<(), Closed> {
+        for pending in &mut self.pending {
+            if let Pending::Later(future) = pending
+                && let Poll::Ready(frame) = future.poll_unpin(context)
+            {
+                *pending = Pending::Ready(frame);
+            }
+        }
+        while let Some(front) = self.pending.front() {
+            match front {
+                Pending::Ready(_) => {}
+                Pending::Durable(lsn, _) => {
+                    if !self.is_durable(*lsn, context)? {
+                        break;
+                    }
+                }
+                Pending::Later(_) => break,
+            }
+            if let Some(Pending::Ready(frame) | Pending::Durable(_, frame)) = self.pending.pop_front() {
+                if frame.is_empty() {
+                    return Err(Closed::Refused("the response could not be encoded".into()));
+                }
+                self.outbox.push(frame);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `lsn`, the one of the oldest response, is durable; if not, this task is woken when it is.
+    fn is_durable(&mut self, lsn: Lsn, context: &mut Context<'_>) -> Result<bool, Closed> {
+        if self.durable.get() >= lsn {
+            self.durable_wait = None;
+            return Ok(true);
+        }
+        let wait = self.durable_wait.get_or_insert_with(|| {
+            let durable = Arc::clone(&self.durable);
+            Box::pin(async move { durable.wait(lsn).await })
+        });
+        match wait.poll_unpin(context) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(outcome) => {
+                self.durable_wait = None;
+                outcome.map(|()| true).map_err(|WalFailed| Closed::WalFailed)
+            }
+        }
+    }
+
+    /// Ends connections that are idle, or that keep memory without making progress.
+    fn poll_limits(&mut self, context: &mut Context<'_>) -> Result<(), Closed> {
+        while self.activity.check.poll_unpin(context).is_ready() {
+            self.activity.check.set(tokio::time::sleep(CHECK_INTERVAL));
+            let now = (self.activity.frames, self.outbox.written());
+            if now != self.activity.seen || (!self.pending.is_empty() && self.outbox.is_empty()) {
+                self.activity.seen = now;
+                self.activity.idle = Duration::ZERO;
+                continue;
+            }
+            self.activity.idle += CHECK_INTERVAL;
+            let idle = self.activity.idle;
+            if !self.outbox.is_empty() && idle >= WRITE_STALL_MAX {
+                return Err(Closed::Stalled);
+            }
+            let mid_frame = self.reader.is_mid_frame() && idle >= FRAME_TIME_MAX;
+            if mid_frame || idle >= Duration::from_millis(self.broker.config.connections_max_idle_ms) {
+                return Err(Closed::Idle);
+            }
+        }
+        Ok(())
+    }
+}
