@@ -8,6 +8,7 @@ pub mod fetch;
 mod meta_properties;
 pub mod network;
 pub mod partition;
+pub mod storage;
 pub mod topics;
 
 pub use broker::Broker;

@@ -8,6 +8,7 @@ use common::{Clock, LogIndex};
 use tokio::sync::{Semaphore, watch};
 
 use crate::command::{Command, Outcome, Refusal};
+use crate::delta::Subscription;
 use crate::image::MetadataImage;
 use crate::raft::Submitter;
 
@@ -89,6 +90,12 @@ impl MetadataClient {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<LogIndex> {
         self.inner.images.applied.subscribe()
+    }
+
+    /// Follows the image from now on; see [`Subscription`].
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        Subscription::new(self.clone())
     }
 
     /// Sends a command to the active controller and waits until it is committed *and* in this node's image.

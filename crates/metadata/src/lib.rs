@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod command;
+pub mod delta;
 pub mod image;
 pub mod log;
 pub mod raft;
@@ -10,5 +11,6 @@ mod wire;
 
 pub use client::{MetadataClient, SubmitError};
 pub use command::{Command, Outcome};
+pub use delta::{Delta, Subscription};
 pub use raft::{Node, NodeConfig, StartError};
 pub use image::{ConfigResource, MetadataImage, NodeImage, ObjectImage, PartitionImage, StreamImage, TopicImage};
