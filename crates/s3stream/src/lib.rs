@@ -1,13 +1,32 @@
 //! Streams over a write-ahead log and an object store: append, fetch, trim, upload, caches, object formats,
 //! object compaction, recovery. A record is opaque bytes with offsets, a maximum timestamp and an opaque tag.
 
+mod backoff;
+mod block_cache;
+mod core;
+pub mod format;
+mod log_cache;
+mod object;
 pub mod ports;
+mod read;
+mod readahead;
+mod recovery;
+mod registry;
+mod search;
 pub mod store;
 pub mod stream;
+mod tail;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod upload;
 
 pub use ports::{
-    CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager, PortError,
-    SliceCommit, SliceOutcome, StreamManager, StreamMetadata,
+    CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager,
+    PortError, SliceCommit, SliceOutcome, StreamManager, StreamMetadata,
 };
-pub use store::{Parts, Settings, StartError, StreamStore};
-pub use stream::{AppendRequest, Checkpoint, FetchError, Fetched, ReadClass, RecordHead, RecordSlice, Stream};
+pub use store::{OpenError, Parts, Settings, StartError, StreamStore};
+pub use stream::{
+    AppendRequest, Checkpoint, FetchError, Fetched, ReadClass, RecordHead, RecordSlice, Stream,
+};

@@ -2,12 +2,21 @@
 
 use std::sync::Arc;
 
-use common::{Clock, NodeEpoch, NodeId, StreamEpoch, StreamId};
+use common::{Clock, NodeEpoch, NodeId, Offset, Random, StreamEpoch, StreamId};
 use object_store::ObjectStore;
 use wal::WriteAheadLog;
 
+use crate::block_cache::BlockCache;
+use crate::core::{Backlog, Core};
+use crate::log_cache::LogCache;
+use crate::object::reader::ReadBudgets;
 use crate::ports::{ObjectManager, StreamManager};
+use crate::registry::Registry;
 use crate::stream::Stream;
+use crate::upload::Uploader;
+
+/// What reads of one class may have in flight at least, however small the block cache is.
+const READ_BUDGET_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
 /// Settings of the stream layer.
 #[derive(Clone, Debug)]
@@ -41,8 +50,42 @@ pub enum StartError {
     Store(#[from] object_store::Error),
 }
 
+/// Why a stream cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Metadata knows no such stream.
+    #[error("stream {0} does not exist")]
+    Unknown(StreamId),
+    /// Metadata has a newer epoch than the one given, or this node opened it under a newer one.
+    #[error("stream {stream} is open under epoch {current}, not {given}")]
+    Fenced {
+        /// The stream.
+        stream: StreamId,
+        /// The epoch asked for.
+        given: StreamEpoch,
+        /// The newer one.
+        current: StreamEpoch,
+    },
+    /// Records are missing between the committed end and the tail in the log, or within the tail. Opening past
+    /// that would lose acknowledged data silently, so nothing is opened.
+    #[error(
+        "the log lacks records of stream {stream}: offset {expected} was expected, {found} was found"
+    )]
+    Gap {
+        /// The stream.
+        stream: StreamId,
+        /// The first missing offset.
+        expected: Offset,
+        /// What comes instead.
+        found: Offset,
+    },
+}
+
 /// All streams of one broker.
-pub struct StreamStore {}
+pub struct StreamStore {
+    pub(crate) core: Arc<Core>,
+    pub(crate) registry: Arc<Registry>,
+}
 
 /// What a stream store is built on.
 pub struct Parts {
@@ -58,6 +101,8 @@ pub struct Parts {
     pub object_manager: Arc<dyn ObjectManager>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Randomness, for jitter.
+    pub random: Arc<dyn Random>,
     /// Runs the background tasks.
     pub supervisor: common::supervisor::Supervisor,
 }
@@ -65,18 +110,93 @@ pub struct Parts {
 impl StreamStore {
     /// Starts uploads and object compaction. Does no store I/O before it returns, so that a broker starts
     /// while the store is down.
-    pub fn start(_settings: Settings, _parts: Parts) -> Result<Arc<Self>, StartError> {
-        unimplemented!()
+    pub fn start(settings: Settings, parts: Parts) -> Result<Arc<Self>, StartError> {
+        let core = Arc::new(Core {
+            log_cache: LogCache::new(settings.log_cache_bytes),
+            block_cache: BlockCache::new(settings.block_cache_bytes),
+            read_budgets: ReadBudgets::new(
+                (settings.block_cache_bytes / 4).max(READ_BUDGET_BYTES_MIN),
+            ),
+            backlog: Backlog::default(),
+            settings,
+            wal: parts.wal,
+            objects: parts.objects,
+            stream_manager: parts.stream_manager,
+            object_manager: parts.object_manager,
+            clock: parts.clock,
+        });
+        let registry = Arc::new(Registry::new(parts.recovered));
+        let uploader = Uploader::new(
+            Arc::clone(&core),
+            Arc::clone(&registry),
+            Arc::clone(&parts.random),
+        );
+        parts
+            .supervisor
+            .spawn("upload", uploader.run(parts.supervisor.stop_signal()));
+        Ok(Arc::new(Self { core, registry }))
     }
 
-    /// Opens a stream under `epoch`, with what the log recovered for it above the committed end.
-    #[must_use]
-    pub fn open(&self, _stream: StreamId, _epoch: StreamEpoch) -> Option<Arc<Stream>> {
-        unimplemented!()
+    /// Opens a stream under `epoch`, with what the log recovered for it above the committed end. A stream that is
+    /// open under an older epoch moves to the new opening with its tail, and the old one takes no more appends.
+    ///
+    /// Errors: see [`OpenError`]; after a [`OpenError::Gap`] what was recovered stays as it is.
+    pub fn open(&self, stream: StreamId, epoch: StreamEpoch) -> Result<Arc<Stream>, OpenError> {
+        let metadata = self
+            .core
+            .stream_manager
+            .stream(stream)
+            .ok_or(OpenError::Unknown(stream))?;
+        if metadata.epoch > epoch {
+            return Err(OpenError::Fenced {
+                stream,
+                given: epoch,
+                current: metadata.epoch,
+            });
+        }
+        self.registry.open(&self.core, stream, epoch, &metadata)
     }
 
-    /// Uploads and commits everything that is durable; returns when the log holds nothing un-uploaded.
+    /// Ends this node's use of a stream: no more appends; what the log holds of it is uploaded, or dropped if
+    /// metadata knows the stream no more.
+    pub fn close(&self, stream: StreamId) {
+        self.registry.close(&self.core, stream);
+        self.core.backlog.request();
+    }
+
+    /// Uploads and commits everything that was appended, and trims the log; returns when the log holds nothing
+    /// un-uploaded. Waits as long as store or metadata are away: the caller sets a deadline, and may drop the
+    /// future at any time. Call it before the supervisor stops the upload task.
+    ///
+    /// Errors: the log failed, so that what is not durable cannot be uploaded.
     pub async fn flush(&self) -> Result<(), crate::PortError> {
-        unimplemented!()
+        loop {
+            let committed = self.core.backlog.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            if self.registry.is_uploaded(&self.core) {
+                self.registry.settle(&self.core);
+                return Ok(());
+            }
+            if self.core.wal.durable().is_failed() {
+                return Err(crate::PortError::Unavailable(
+                    "the write-ahead log failed".to_owned(),
+                ));
+            }
+            self.core.backlog.request();
+            committed.await;
+        }
+    }
+
+    /// Bytes of payload that only the log holds.
+    #[must_use]
+    pub fn backlog_bytes(&self) -> u64 {
+        self.core.backlog.bytes()
+    }
+
+    /// Bytes that the block cache holds.
+    #[must_use]
+    pub fn block_cache_used(&self) -> u64 {
+        self.core.block_cache.used()
     }
 }

@@ -1,8 +1,16 @@
 //! One open stream.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use common::{Lsn, Offset, StreamEpoch, StreamId};
-use wal::{AppendError, TAG_BYTES};
+use parking_lot::Mutex;
+use wal::{AppendError, Appended, RecordKind, RecordMeta, TAG_BYTES};
+
+use crate::core::Core;
+use crate::readahead::Readers;
+use crate::tail::{CheckpointEntry, TAIL_ENTRY_BYTES, Tail, TailEntry};
 
 /// Description of a record to append.
 #[derive(Clone, Copy, Debug)]
@@ -90,97 +98,335 @@ pub enum FetchError {
 }
 
 /// One open stream. Appends must come from one caller at a time, in offset order.
-pub struct Stream {}
+pub struct Stream {
+    id: StreamId,
+    epoch: StreamEpoch,
+    pub(crate) core: Arc<Core>,
+    pub(crate) state: Mutex<State>,
+}
+
+/// What changes in a stream. Its lock is held for copies within memory, never for I/O.
+pub(crate) struct State {
+    pub(crate) tail: Tail,
+    pub(crate) start: Offset,
+    /// No more appends: another opening took over, or metadata knows the stream no more.
+    pub(crate) closed: bool,
+    pub(crate) readers: Readers,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream")
+            .field("id", &self.id)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Stream {
+    pub(crate) fn new(
+        id: StreamId,
+        epoch: StreamEpoch,
+        core: Arc<Core>,
+        start: Offset,
+        tail: Tail,
+    ) -> Self {
+        let state = State {
+            tail,
+            start,
+            closed: false,
+            readers: Readers::default(),
+        };
+        Self {
+            id,
+            epoch,
+            core,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The next opening of this stream, with its tail. This one takes no more appends.
+    pub(crate) fn supersede(&self, epoch: StreamEpoch, committed: Offset) -> Self {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let next = state.tail.next();
+        let mut tail = std::mem::replace(
+            &mut state.tail,
+            Tail::new(next, VecDeque::new(), Vec::new()),
+        );
+        let before = tail.pending_bytes();
+        tail.commit(committed, None);
+        self.core.backlog.sub(before - tail.pending_bytes());
+        Self::new(self.id, epoch, Arc::clone(&self.core), state.start, tail)
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> StreamId {
-        unimplemented!()
+        self.id
     }
 
     /// The epoch it was opened under.
     #[must_use]
     pub fn epoch(&self) -> StreamEpoch {
-        unimplemented!()
+        self.epoch
     }
 
     /// First offset that exists.
     #[must_use]
     pub fn start_offset(&self) -> Offset {
-        unimplemented!()
+        self.state.lock().start
     }
 
     /// The next offset to be written. At opening: the end of what was recovered.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
-        unimplemented!()
+        self.state.lock().tail.next()
     }
 
-    /// Payload bytes between start and next offset.
+    /// The committed end: everything below is in objects. What SIGTERM and retention look at.
+    #[must_use]
+    pub fn committed_offset(&self) -> Offset {
+        self.state.lock().tail.committed()
+    }
+
+    /// Payload bytes between start and next offset. Where the start lies within an object, that object's
+    /// bytes of this stream count whole.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        unimplemented!()
+        let (start, committed, pending) = {
+            let state = self.state.lock();
+            (
+                state.start,
+                state.tail.committed(),
+                state.tail.pending_bytes(),
+            )
+        };
+        let ranges = self
+            .core
+            .object_manager
+            .ranges(self.id, start, committed, usize::MAX);
+        ranges.iter().map(|range| range.bytes).sum::<u64>() + pending
     }
 
     /// Appends a record; it is durable when the log's durable position reaches the returned LSN.
+    ///
+    /// Errors: as the log's; [`AppendError::Full`] also when the index of un-uploaded records is full, and
+    /// [`AppendError::Closed`] when this opening of the stream was superseded. Never waits.
+    ///
+    /// # Panics
+    /// When `request.base_offset` is not the next offset: gaps in the log are how recovery sees damage.
     pub fn append(
         &self,
-        _request: &AppendRequest,
-        _payload: &[u8],
-        _patch: &mut dyn FnMut(&mut [u8]),
+        request: &AppendRequest,
+        payload: &[u8],
+        patch: &mut dyn FnMut(&mut [u8]),
     ) -> Result<Lsn, AppendError> {
-        unimplemented!()
+        let meta = RecordMeta {
+            stream: self.id,
+            stream_epoch: self.epoch,
+            kind: RecordKind::Data,
+            base_offset: request.base_offset,
+            next_offset: request.next_offset,
+            max_timestamp_ms: request.max_timestamp_ms,
+            tag: request.tag,
+        };
+        let (end, block) = {
+            let mut state = self.state.lock();
+            assert!(
+                request.base_offset == state.tail.next(),
+                "an append must start at the next offset"
+            );
+            let appended = self.append_to_log(&state, &meta, payload, patch)?;
+            self.core.backlog.add_index(TAIL_ENTRY_BYTES);
+            state.tail.push(TailEntry {
+                base: meta.base_offset,
+                next: meta.next_offset,
+                max_timestamp_ms: meta.max_timestamp_ms,
+                tag: meta.tag,
+                block: Arc::clone(&appended.block),
+                position: appended.position,
+                len: appended.len,
+            });
+            // Counted under the lock, so that an upload never takes off what was not added yet.
+            self.core.appended(u64::from(appended.len));
+            (appended.end, appended.block)
+        };
+        self.core.log_cache.note(&block);
+        Ok(end)
     }
 
     /// Appends a checkpoint of the state that follows from all records below `at`, which must be the next
     /// offset. The newest one replaces older ones; it travels with the data into objects.
-    pub fn append_checkpoint(&self, _at: Offset, _payload: &[u8]) -> Result<Lsn, AppendError> {
-        unimplemented!()
+    ///
+    /// # Panics
+    /// When `at` is not the next offset.
+    pub fn append_checkpoint(&self, at: Offset, payload: &[u8]) -> Result<Lsn, AppendError> {
+        let meta = RecordMeta {
+            stream: self.id,
+            stream_epoch: self.epoch,
+            kind: RecordKind::Checkpoint,
+            base_offset: at,
+            next_offset: at,
+            max_timestamp_ms: -1,
+            tag: [0; TAG_BYTES],
+        };
+        let (end, block) = {
+            let mut state = self.state.lock();
+            assert!(
+                at == state.tail.next(),
+                "a checkpoint describes the state at the next offset"
+            );
+            let appended = self.append_to_log(&state, &meta, payload, &mut |_| ())?;
+            state.tail.push_checkpoint(CheckpointEntry {
+                offset: at,
+                block: Arc::clone(&appended.block),
+                position: appended.position,
+                len: appended.len,
+            });
+            (appended.end, appended.block)
+        };
+        self.core.log_cache.note(&block);
+        Ok(end)
     }
 
-    /// The newest checkpoint: from the log if it holds one, else from the store.
-    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, FetchError> {
-        unimplemented!()
-    }
-
-    /// Heads of all records from `from` to the end, in order; payloads are not read where an index has them.
-    pub async fn heads(&self, _from: Offset) -> Result<Vec<RecordHead>, FetchError> {
-        unimplemented!()
+    fn append_to_log(
+        &self,
+        state: &State,
+        meta: &RecordMeta,
+        payload: &[u8],
+        patch: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Appended, AppendError> {
+        if state.closed {
+            return Err(AppendError::Closed);
+        }
+        if self.core.backlog.index_bytes() >= self.core.settings.tail_index_bytes {
+            self.core.backlog.wanted.notify_one();
+            return Err(AppendError::Full);
+        }
+        let appended = match self.core.wal.append(meta, payload, patch) {
+            Err(AppendError::NoMemory) => {
+                self.core.log_cache.release_half();
+                self.core.wal.append(meta, payload, patch)
+            }
+            other => other,
+        };
+        if matches!(appended, Err(AppendError::Full)) {
+            self.core.backlog.wanted.notify_one();
+        }
+        appended
     }
 
     /// As [`Self::fetch`], if it can be answered from memory without waiting.
     #[must_use]
-    pub fn fetch_cached(&self, _from: Offset, _until: Offset, _max_bytes: usize) -> Option<Fetched> {
-        unimplemented!()
+    pub fn fetch_cached(&self, from: Offset, until: Offset, max_bytes: usize) -> Option<Fetched> {
+        let state = self.state.lock();
+        if from < state.tail.covered_from() || from > state.tail.next() || from < state.start {
+            return None;
+        }
+        let mut fetched = Fetched::default();
+        state
+            .tail
+            .collect(from, until, max_bytes, &mut fetched)
+            .then_some(fetched)
     }
 
     /// Whole records from the one that contains `from` (or the first after it, where there is a hole) up to
     /// `until` (exclusive; records that end above it are left out). Stops before exceeding `max_bytes`, but
     /// always returns at least one record if there is one. Only durable records below `until` are asked for:
     /// the caller passes the high watermark.
+    ///
+    /// May return fewer bytes than there are, where data lies in several places; empty means that there is
+    /// nothing between `from` and `until`.
     pub async fn fetch(
-        &self,
-        _from: Offset,
-        _until: Offset,
-        _max_bytes: usize,
-        _class: ReadClass,
+        self: &Arc<Self>,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+        class: ReadClass,
     ) -> Result<Fetched, FetchError> {
-        unimplemented!()
+        match self.fetch_cached(from, until, max_bytes) {
+            Some(fetched) => Ok(fetched),
+            None => crate::read::fetch(self, from, until, max_bytes, class).await,
+        }
+    }
+
+    /// The newest checkpoint: from the log if it holds one, else from the store.
+    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, FetchError> {
+        crate::read::checkpoint(self).await
+    }
+
+    /// Heads of all records from `from` to the end, in order; payloads are not read where an index has them.
+    pub async fn heads(self: &Arc<Self>, from: Offset) -> Result<Vec<RecordHead>, FetchError> {
+        crate::search::heads(self, from).await
     }
 
     /// The first record below `until` whose maximum timestamp is at least `timestamp_ms`, found by indexes.
-    pub async fn find_timestamp(&self, _timestamp_ms: i64, _until: Offset) -> Result<Option<RecordSlice>, FetchError> {
-        unimplemented!()
+    pub async fn find_timestamp(
+        self: &Arc<Self>,
+        timestamp_ms: i64,
+        until: Offset,
+    ) -> Result<Option<RecordSlice>, FetchError> {
+        crate::search::find_timestamp(self, timestamp_ms, until).await
     }
 
     /// The first record below `until` with the largest maximum timestamp of all.
-    pub async fn find_max_timestamp(&self, _until: Offset) -> Result<Option<RecordSlice>, FetchError> {
-        unimplemented!()
+    pub async fn find_max_timestamp(
+        self: &Arc<Self>,
+        until: Offset,
+    ) -> Result<Option<RecordSlice>, FetchError> {
+        crate::search::find_max_timestamp(self, until).await
     }
 
-    /// Forgets everything below `start`. Returns once metadata has it.
-    pub async fn trim(&self, _start: Offset) -> Result<(), crate::PortError> {
-        unimplemented!()
+    /// Forgets everything below `start`. Returns once metadata has it. Above the committed end this waits for
+    /// the upload of what lies below `start`: metadata only ever trims what it knows.
+    pub async fn trim(&self, start: Offset) -> Result<(), crate::PortError> {
+        self.wait_committed(start).await?;
+        self.core
+            .stream_manager
+            .trim(self.id, self.epoch, start)
+            .await?;
+        let mut state = self.state.lock();
+        state.start = state.start.max(start);
+        let dropped = state.tail.trim(start);
+        self.core
+            .backlog
+            .sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
+        Ok(())
+    }
+
+    async fn wait_committed(&self, offset: Offset) -> Result<(), crate::PortError> {
+        loop {
+            let committed = self.core.backlog.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            {
+                let state = self.state.lock();
+                if offset > state.tail.next() {
+                    let next = state.tail.next();
+                    return Err(crate::PortError::Unavailable(format!(
+                        "offset {offset} is above the end {next}"
+                    )));
+                }
+                if state.tail.committed() >= offset {
+                    return Ok(());
+                }
+                if state.closed {
+                    return Err(crate::PortError::Fenced("the stream was closed".to_owned()));
+                }
+            }
+            self.core.backlog.request();
+            committed.await;
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        self.core
+            .backlog
+            .sub_index(state.tail.len() as u64 * TAIL_ENTRY_BYTES);
+        self.core.backlog.sub(state.tail.pending_bytes());
     }
 }

@@ -1,0 +1,296 @@
+//! The tail of one stream: what of it lies in the log, in offset order. Pure state, no I/O.
+//!
+//! Offsets, in order: `covered_from <= committed <= next` (when anything cached is left below `committed`),
+//! where entries below `committed` are copies of what objects hold, kept while their block is in memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{Lsn, Offset};
+use wal::{Block, TAG_BYTES};
+
+use crate::stream::{Fetched, RecordHead, RecordSlice};
+
+/// Un-uploaded checkpoints kept per stream; when one more comes, the oldest goes.
+const CHECKPOINTS_MAX: usize = 4;
+
+/// A record that lies in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct TailEntry {
+    pub(crate) base: Offset,
+    pub(crate) next: Offset,
+    pub(crate) max_timestamp_ms: i64,
+    pub(crate) tag: [u8; TAG_BYTES],
+    pub(crate) block: Arc<Block>,
+    pub(crate) position: u32,
+    pub(crate) len: u32,
+}
+
+/// Memory that one entry is charged with.
+pub(crate) const TAIL_ENTRY_BYTES: u64 = size_of::<TailEntry>() as u64;
+
+impl TailEntry {
+    /// Exclusive end of the payload in the log: durable once the log is durable up to here.
+    pub(crate) fn end_lsn(&self) -> Lsn {
+        Lsn(self.block.lsn().0 + u64::from(self.position) + u64::from(self.len))
+    }
+
+    pub(crate) fn head(&self) -> RecordHead {
+        RecordHead {
+            base_offset: self.base,
+            next_offset: self.next,
+            max_timestamp_ms: self.max_timestamp_ms,
+            len: self.len,
+            tag: self.tag,
+        }
+    }
+}
+
+/// A checkpoint that lies in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckpointEntry {
+    pub(crate) offset: Offset,
+    pub(crate) block: Arc<Block>,
+    pub(crate) position: u32,
+    pub(crate) len: u32,
+}
+
+impl CheckpointEntry {
+    pub(crate) fn end_lsn(&self) -> Lsn {
+        Lsn(self.block.lsn().0 + u64::from(self.position) + u64::from(self.len))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    committed: Offset,
+    next: Offset,
+    /// Contiguous, up to `next`.
+    entries: VecDeque<TailEntry>,
+    /// How many leading entries are below `committed`.
+    committed_entries: usize,
+    /// In offset order.
+    checkpoints: Vec<CheckpointEntry>,
+    /// Payload bytes of the entries at or above `committed`.
+    pending_bytes: u64,
+}
+
+impl Tail {
+    /// A tail above `committed`. `entries` are contiguous; the first starts at `committed`, or straddles it.
+    pub(crate) fn new(
+        committed: Offset,
+        entries: VecDeque<TailEntry>,
+        checkpoints: Vec<CheckpointEntry>,
+    ) -> Self {
+        let next = entries.back().map_or(committed, |entry| entry.next);
+        let pending_bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
+        Self {
+            committed,
+            next,
+            entries,
+            committed_entries: 0,
+            checkpoints,
+            pending_bytes,
+        }
+    }
+
+    pub(crate) fn committed(&self) -> Offset {
+        self.committed
+    }
+
+    pub(crate) fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// Everything from here to `next` is in the entries.
+    pub(crate) fn covered_from(&self) -> Offset {
+        self.entries.front().map_or(self.next, |entry| entry.base)
+    }
+
+    /// Payload bytes that no object holds yet.
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        self.pending_bytes
+    }
+
+    pub(crate) fn push(&mut self, entry: TailEntry) {
+        assert!(
+            entry.base == self.next,
+            "an append must start at the next offset"
+        );
+        assert!(entry.next > entry.base, "a record must hold an offset");
+        self.next = entry.next;
+        self.pending_bytes += u64::from(entry.len);
+        self.entries.push_back(entry);
+    }
+
+    pub(crate) fn push_checkpoint(&mut self, checkpoint: CheckpointEntry) {
+        if self.checkpoints.len() == CHECKPOINTS_MAX {
+            self.checkpoints.remove(0);
+        }
+        self.checkpoints.push(checkpoint);
+    }
+
+    /// The newest checkpoint that only the log holds.
+    pub(crate) fn newest_checkpoint(&self) -> Option<&CheckpointEntry> {
+        self.checkpoints.last()
+    }
+
+    /// Where the oldest record that no object holds lies in the log.
+    pub(crate) fn first_pending_lsn(&self) -> Option<Lsn> {
+        self.entries
+            .get(self.committed_entries)
+            .map(|entry| entry.block.lsn())
+    }
+
+    /// End of the newest record that no object holds.
+    pub(crate) fn newest_lsn(&self) -> Option<Lsn> {
+        self.entries
+            .range(self.committed_entries..)
+            .next_back()
+            .map(TailEntry::end_lsn)
+    }
+
+    /// Un-uploaded entries that are durable below `durable` and lie in blocks below `cut`, and the newest
+    /// checkpoint at or below their end.
+    pub(crate) fn pending(
+        &self,
+        durable: Lsn,
+        cut: Lsn,
+    ) -> (Vec<TailEntry>, Option<CheckpointEntry>) {
+        let entries: Vec<TailEntry> = self
+            .entries
+            .range(self.committed_entries..)
+            .take_while(|entry| entry.block.lsn() < cut && entry.end_lsn() <= durable)
+            .cloned()
+            .collect();
+        let Some(end) = entries.last().map(|entry| entry.next) else {
+            return (entries, None);
+        };
+        let durable_here = |checkpoint: &&CheckpointEntry| {
+            checkpoint.offset <= end
+                && checkpoint.offset >= self.committed
+                && checkpoint.end_lsn() <= durable
+        };
+        let checkpoint = self.checkpoints.iter().rev().find(durable_here).cloned();
+        (entries, checkpoint)
+    }
+
+    /// Objects hold everything below `end` now, checkpoints up to `checkpoint` included.
+    pub(crate) fn commit(&mut self, end: Offset, checkpoint: Option<Offset>) {
+        self.committed = self.committed.max(end);
+        while let Some(entry) = self.entries.get(self.committed_entries) {
+            if entry.next > self.committed {
+                break;
+            }
+            self.pending_bytes -= u64::from(entry.len);
+            self.committed_entries += 1;
+        }
+        self.next = self.next.max(self.committed);
+        if let Some(offset) = checkpoint {
+            self.checkpoints.retain(|kept| kept.offset > offset);
+        }
+    }
+
+    /// Drops entries that objects hold and whose block was released (`released_below`). Returns how many.
+    pub(crate) fn drop_released(&mut self, released_below: Lsn) -> usize {
+        let mut dropped = 0;
+        while self.committed_entries > 0
+            && self
+                .entries
+                .front()
+                .is_some_and(|e| e.block.lsn() < released_below)
+        {
+            self.entries.pop_front();
+            self.committed_entries -= 1;
+            dropped += 1;
+        }
+        if dropped > 0
+            && self.entries.capacity() > 16
+            && self.entries.len() * 4 < self.entries.capacity()
+        {
+            self.entries.shrink_to_fit();
+        }
+        dropped
+    }
+
+    /// Drops all entries that objects hold. Returns how many.
+    pub(crate) fn drop_committed(&mut self) -> usize {
+        let dropped = std::mem::take(&mut self.committed_entries);
+        self.entries.drain(..dropped);
+        self.entries.shrink_to_fit();
+        dropped
+    }
+
+    /// Forgets entries that end at or below `start`, which must not be above `committed`. Returns how many.
+    pub(crate) fn trim(&mut self, start: Offset) -> usize {
+        let below = self
+            .entries
+            .partition_point(|entry| entry.next <= start)
+            .min(self.committed_entries);
+        self.entries.drain(..below);
+        self.committed_entries -= below;
+        below
+    }
+
+    /// Forgets everything that is not committed: the stream is gone or belongs to somebody else.
+    /// Returns how many entries went, and their payload bytes.
+    pub(crate) fn abandon(&mut self) -> (usize, u64) {
+        let dropped = self.entries.len();
+        let bytes = self.pending_bytes;
+        self.entries.clear();
+        self.checkpoints.clear();
+        self.committed_entries = 0;
+        self.pending_bytes = 0;
+        self.next = self.committed;
+        (dropped, bytes)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entries from the one that holds `from` on.
+    pub(crate) fn from(&self, from: Offset) -> impl Iterator<Item = &TailEntry> {
+        let first = self.entries.partition_point(|entry| entry.next <= from);
+        self.entries.range(first..)
+    }
+
+    /// Adds slices from `from` on to `out` while `budget` allows; the first record always fits when `out` is
+    /// empty. `false` when the very next record is not in memory, so that nothing could be added.
+    pub(crate) fn collect(
+        &self,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+        out: &mut Fetched,
+    ) -> bool {
+        for entry in self.from(from) {
+            if entry.next > until || !out.has_room(entry.len as usize, max_bytes) {
+                return true;
+            }
+            let Some(bytes) = entry.block.slice(entry.position, entry.len) else {
+                return !out.slices.is_empty();
+            };
+            out.push(entry.base, entry.next, bytes);
+        }
+        true
+    }
+}
+
+impl Fetched {
+    /// Whether a record of `len` bytes may be added.
+    pub(crate) fn has_room(&self, len: usize, max_bytes: usize) -> bool {
+        self.slices.is_empty() || self.bytes.saturating_add(len) <= max_bytes
+    }
+
+    pub(crate) fn push(&mut self, base_offset: Offset, next_offset: Offset, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.slices.push(RecordSlice {
+            base_offset,
+            next_offset,
+            bytes,
+        });
+    }
+}

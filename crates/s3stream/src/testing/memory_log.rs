@@ -1,0 +1,216 @@
+//! A write-ahead log in memory whose crashes and flushes a test decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use common::Lsn;
+use parking_lot::Mutex;
+use wal::{
+    AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, RecordRef,
+    Recovered, WalFailed, WriteAheadLog,
+};
+
+/// Bytes before each payload, so that payloads are apart as in a real block.
+const HEADER_BYTES: usize = 64;
+
+/// See the module.
+pub struct MemoryLog {
+    durable: Arc<DurableLsn>,
+    capacity: u64,
+    block_bytes: usize,
+    auto_flush: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    end: u64,
+    trimmed: u64,
+    open: Option<(Arc<Block>, BytesMut)>,
+    /// What is "on disk".
+    disk: BTreeMap<u64, Bytes>,
+    records: Vec<RecordRef>,
+    reads: u64,
+}
+
+impl MemoryLog {
+    /// A log of `capacity` bytes with blocks of up to `block_bytes`. With `auto_flush` each record is durable
+    /// before its append returns.
+    #[must_use]
+    pub fn new(capacity: u64, block_bytes: usize, auto_flush: bool) -> Self {
+        Self {
+            durable: Arc::default(),
+            capacity,
+            block_bytes,
+            auto_flush,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Makes everything durable.
+    pub fn flush(&self) {
+        let durable = Self::seal(&mut self.state.lock());
+        self.durable.advance(durable);
+    }
+
+    /// The log after a crash, and what recovery finds in it: what was not durable is lost.
+    #[must_use]
+    pub fn crash(&self) -> (Self, Recovered) {
+        let state = self.state.lock();
+        let end = self.durable.get();
+        let records: Vec<RecordRef> = state
+            .records
+            .iter()
+            .filter(|record| record.block.lsn().0 >= state.trimmed && record.block.lsn() < end)
+            .map(|record| RecordRef {
+                block: Arc::new(Block::new(record.block.lsn())),
+                ..record.clone()
+            })
+            .collect();
+        let after = State {
+            end: end.0,
+            trimmed: state.trimmed,
+            open: None,
+            disk: state.disk.clone(),
+            records: records.clone(),
+            reads: 0,
+        };
+        let log = Self {
+            durable: Arc::new(DurableLsn::at(end)),
+            capacity: self.capacity,
+            block_bytes: self.block_bytes,
+            auto_flush: self.auto_flush,
+            state: Mutex::new(after),
+        };
+        (log, Recovered { records, end })
+    }
+
+    /// Blocks read back so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.state.lock().reads
+    }
+
+    fn seal(state: &mut State) -> Lsn {
+        if let Some((block, bytes)) = state.open.take() {
+            let bytes = bytes.freeze();
+            state.disk.insert(block.lsn().0, bytes.clone());
+            block.publish(bytes);
+        }
+        Lsn(state.end)
+    }
+}
+
+impl WriteAheadLog for MemoryLog {
+    fn append(
+        &self,
+        meta: &RecordMeta,
+        payload: &[u8],
+        patch: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Appended, AppendError> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let needed = (HEADER_BYTES + payload.len()) as u64;
+        if state.end - state.trimmed + needed > self.capacity {
+            return Err(AppendError::Full);
+        }
+        if state
+            .open
+            .as_ref()
+            .is_some_and(|(_, bytes)| bytes.len() + payload.len() > self.block_bytes)
+        {
+            Self::seal(state);
+        }
+        let end = state.end;
+        let (block, bytes) = state
+            .open
+            .get_or_insert_with(|| (Arc::new(Block::new(Lsn(end))), BytesMut::new()));
+        bytes.extend_from_slice(&[0; HEADER_BYTES]);
+        let position = bytes.len();
+        bytes.extend_from_slice(payload);
+        patch(&mut bytes[position..]);
+        let block = Arc::clone(block);
+        let (position, len) = (position as u32, payload.len() as u32);
+        state.end += needed;
+        state.records.push(RecordRef {
+            meta: *meta,
+            block: Arc::clone(&block),
+            position,
+            len,
+        });
+        let end = Lsn(state.end);
+        if self.auto_flush {
+            Self::seal(state);
+        }
+        drop(guard);
+        if self.auto_flush {
+            self.durable.advance(end);
+        }
+        Ok(Appended {
+            end,
+            block,
+            position,
+            len,
+        })
+    }
+
+    fn durable(&self) -> &Arc<DurableLsn> {
+        &self.durable
+    }
+
+    fn read_block(&self, block_lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>> {
+        let mut state = self.state.lock();
+        state.reads += 1;
+        let found = state
+            .disk
+            .get(&block_lsn.0)
+            .cloned()
+            .ok_or(ReadError::NotFound(block_lsn));
+        Box::pin(std::future::ready(found.map(|bytes| {
+            let block = Block::new(block_lsn);
+            block.publish(bytes);
+            Arc::new(block)
+        })))
+    }
+
+    fn trim(&self, before: Lsn) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        assert!(
+            before <= self.durable.get(),
+            "only what is durable is trimmed"
+        );
+        let next = state
+            .disk
+            .range(before.0..)
+            .next()
+            .map_or(before.0, |(lsn, _)| before.0.min(*lsn));
+        state.trimmed = state.trimmed.max(next);
+        let trimmed = state.trimmed;
+        state
+            .disk
+            .retain(|lsn, bytes| lsn + bytes.len() as u64 > trimmed);
+        state.records.retain(|record| {
+            record.block.lsn().0 >= trimmed || state.disk.contains_key(&record.block.lsn().0)
+        });
+    }
+
+    fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    fn used(&self) -> u64 {
+        let state = self.state.lock();
+        state.end - state.trimmed
+    }
+
+    fn uuid(&self) -> uuid::Uuid {
+        uuid::Uuid::nil()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), WalFailed>> {
+        self.flush();
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

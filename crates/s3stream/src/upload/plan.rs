@@ -1,0 +1,200 @@
+//! What one upload consists of.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{Lsn, ObjectId, Offset};
+
+use super::UploadError;
+use crate::block_cache::read_log_block;
+use crate::core::Core;
+use crate::object::builder::{BuiltObject, ObjectBuilder};
+use crate::ports::{ObjectDescriptor, SliceCommit};
+use crate::read::slice;
+use crate::stream::Stream;
+use crate::tail::{CheckpointEntry, TailEntry};
+
+/// Payload bytes from which a stream's part of an upload becomes an object of its own.
+pub(crate) const STREAM_OBJECT_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// The least an upload takes, however small the configured bounds.
+const SPAN_BYTES_MIN: u64 = 1024 * 1024;
+
+/// One stream's part of an upload.
+pub(crate) struct PlannedSlice {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) bytes: u64,
+    entries: Vec<TailEntry>,
+    pub(crate) checkpoint: Option<CheckpointEntry>,
+}
+
+/// Slices that share an object, with its descriptor. The size is known once it was built.
+pub(crate) struct PlannedObject {
+    pub(crate) descriptor: ObjectDescriptor,
+    pub(crate) slices: Vec<PlannedSlice>,
+}
+
+/// Bytes of log that one upload takes at most: bounded by what the log cache may hold, because the upload keeps
+/// these blocks in memory while it puts them.
+pub(crate) fn span_bytes(core: &Core) -> u64 {
+    let settings = &core.settings;
+    settings
+        .upload_bytes
+        .saturating_mul(2)
+        .min(settings.log_cache_bytes / 2)
+        .max(SPAN_BYTES_MIN)
+}
+
+/// The oldest un-uploaded part of the log, at most [`span_bytes`] of it, as far as it is below `durable`.
+pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<PlannedSlice> {
+    let first = streams
+        .iter()
+        .filter_map(|stream| stream.state.lock().tail.first_pending_lsn())
+        .min();
+    let Some(first) = first.filter(|first| *first < durable) else {
+        return Vec::new();
+    };
+    let cut = Lsn(first.0.saturating_add(span_bytes(core)));
+    let mut slices = Vec::new();
+    for stream in streams {
+        let (start, (entries, checkpoint)) = {
+            let state = stream.state.lock();
+            (state.tail.committed(), state.tail.pending(durable, cut))
+        };
+        let Some(end) = entries.last().map(|entry| entry.next) else {
+            continue;
+        };
+        let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
+        slices.push(PlannedSlice {
+            stream: Arc::clone(stream),
+            start,
+            end,
+            bytes,
+            entries,
+            checkpoint,
+        });
+    }
+    slices
+}
+
+/// The split rule: large slices get an object each, the others share one.
+pub(crate) fn split(slices: Vec<PlannedSlice>) -> Vec<Vec<PlannedSlice>> {
+    let (large, small): (Vec<_>, Vec<_>) = slices
+        .into_iter()
+        .partition(|slice| slice.bytes >= STREAM_OBJECT_BYTES_MIN);
+    let shared = (!small.is_empty()).then_some(small);
+    shared
+        .into_iter()
+        .chain(large.into_iter().map(|slice| vec![slice]))
+        .collect()
+}
+
+/// Gives each object an id.
+pub(crate) fn identify(
+    core: &Core,
+    groups: Vec<Vec<PlannedSlice>>,
+    ids: &[ObjectId],
+) -> Vec<PlannedObject> {
+    let node_epoch = core.settings.node_epoch;
+    let descriptor = |id: &ObjectId| ObjectDescriptor {
+        id: *id,
+        node_epoch,
+        attempt: 0,
+        size: 0,
+    };
+    groups
+        .into_iter()
+        .zip(ids)
+        .map(|(slices, id)| PlannedObject {
+            descriptor: descriptor(id),
+            slices,
+        })
+        .collect()
+}
+
+impl PlannedSlice {
+    /// As it is told to metadata.
+    pub(crate) fn commit(&self) -> SliceCommit {
+        SliceCommit {
+            stream: self.stream.id(),
+            epoch: self.stream.epoch(),
+            start: self.start,
+            end: self.end,
+            bytes: self.bytes,
+            max_timestamp_ms: self
+                .entries
+                .iter()
+                .map(|entry| entry.max_timestamp_ms)
+                .max()
+                .unwrap_or(-1),
+            checkpoint: self.checkpoint.as_ref().map(|checkpoint| checkpoint.offset),
+        }
+    }
+}
+
+/// Blocks of the log that one build has read back.
+type ReadBack = HashMap<Lsn, Bytes>;
+
+impl PlannedObject {
+    /// Assembles the object from the log: slices of blocks in memory, and blocks read back. The same plan
+    /// always gives the same bytes. A checkpoint that was trimmed from the log meanwhile is left out for good.
+    pub(crate) async fn build(&mut self, core: &Core) -> Result<BuiltObject, UploadError> {
+        let mut builder = ObjectBuilder::default();
+        let mut read_back = ReadBack::new();
+        for planned in &mut self.slices {
+            let stream = planned.stream.id();
+            builder.begin_slice(stream, planned.stream.epoch(), planned.start, planned.end);
+            for entry in &planned.entries {
+                let lsn = entry.block.lsn();
+                let block = match entry.block.bytes() {
+                    Some(bytes) => bytes,
+                    None => read(core, &mut read_back, lsn).await?,
+                };
+                let payload = slice(&block, entry.position, entry.len, lsn);
+                builder.record(
+                    entry.head(),
+                    payload.map_err(|error| UploadError::Log(error.to_string()))?,
+                );
+            }
+            let Some(entry) = planned.checkpoint.clone() else {
+                continue;
+            };
+            match read_checkpoint(core, &mut read_back, &entry).await {
+                Ok(payload) => builder.checkpoint(stream, entry.offset, payload),
+                Err(error) => {
+                    tracing::warn!(%stream, offset = %entry.offset, %error, "a checkpoint is left out of an upload");
+                    planned.checkpoint = None;
+                }
+            }
+        }
+        let built = builder.finish(core.settings.node, self.descriptor);
+        self.descriptor.size = built.descriptor.size;
+        Ok(built)
+    }
+}
+
+async fn read(core: &Core, read_back: &mut ReadBack, lsn: Lsn) -> Result<Bytes, UploadError> {
+    if let Some(bytes) = read_back.get(&lsn) {
+        return Ok(bytes.clone());
+    }
+    let read = read_log_block(core.wal.as_ref(), lsn).await;
+    let bytes = read.map_err(|error| UploadError::Log(error.to_string()))?;
+    read_back.insert(lsn, bytes.clone());
+    Ok(bytes)
+}
+
+async fn read_checkpoint(
+    core: &Core,
+    read_back: &mut ReadBack,
+    entry: &CheckpointEntry,
+) -> Result<Bytes, UploadError> {
+    let lsn = entry.block.lsn();
+    let block = match entry.block.bytes() {
+        Some(bytes) => bytes,
+        None => read(core, read_back, lsn).await?,
+    };
+    slice(&block, entry.position, entry.len, lsn)
+        .map_err(|error| UploadError::Log(error.to_string()))
+}

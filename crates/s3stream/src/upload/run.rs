@@ -1,0 +1,236 @@
+//! The upload task.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::supervisor::StopSignal;
+use common::{Lsn, ObjectId, Random};
+use futures::stream::{self, StreamExt};
+
+use super::UploadError;
+use super::plan::{PlannedObject, PlannedSlice, identify, plan, split};
+use crate::backoff::Backoff;
+use crate::core::Core;
+use crate::object::put::{PutError, put};
+use crate::ports::{CommitError, ObjectCommit, SliceOutcome};
+use crate::registry::Registry;
+
+/// Object ids leased at a time.
+const IDS_PER_LEASE: u32 = 256;
+/// Puts of one upload in flight together.
+const PUTS_IN_FLIGHT: usize = 4;
+/// How long to wait when an upload is due but nothing is durable yet.
+const NOT_DURABLE_WAIT: Duration = Duration::from_millis(5);
+/// How long to wait before data goes into a new object that metadata has refused without a reason.
+const REFUSED_WAIT: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(crate) struct Uploader {
+    core: Arc<Core>,
+    registry: Arc<Registry>,
+    random: Arc<dyn Random>,
+    ids: std::ops::Range<u64>,
+}
+
+impl Uploader {
+    pub(crate) fn new(core: Arc<Core>, registry: Arc<Registry>, random: Arc<dyn Random>) -> Self {
+        Self {
+            core,
+            registry,
+            random,
+            ids: 0..0,
+        }
+    }
+
+    /// Runs until told to stop. What is in flight then is dropped: it is in the log.
+    pub(crate) async fn run(mut self, mut stop: StopSignal) -> Result<(), Infallible> {
+        tokio::select! {
+            biased;
+            () = stop.stopped() => Ok(()),
+            never = self.run_forever() => match never {},
+        }
+    }
+
+    async fn run_forever(&mut self) -> Infallible {
+        loop {
+            self.wait_due().await;
+            let requested = self.core.backlog.take_request();
+            if requested {
+                self.wait_durable().await;
+            }
+            let durable = self.core.wal.durable().get();
+            let uploaded = self.upload_below(durable).await;
+            self.registry.settle(&self.core);
+            self.core.backlog.restart_age(self.core.clock.as_ref());
+            self.core.backlog.committed.notify_waiters();
+            if !uploaded {
+                tokio::time::sleep(NOT_DURABLE_WAIT).await;
+            }
+        }
+    }
+
+    async fn wait_due(&self) {
+        let core = &self.core;
+        loop {
+            let wanted = core.backlog.wanted.notified();
+            let bytes = core.backlog.bytes();
+            let age_left = core
+                .backlog
+                .age_ms(core.clock.as_ref())
+                .map(|age| core.settings.upload_age_ms.saturating_sub(age));
+            let due =
+                bytes >= core.settings.upload_bytes || age_left == Some(0) || core.under_pressure();
+            if core.backlog.is_requested() || (bytes > 0 && due) {
+                return;
+            }
+            if core.under_pressure() {
+                // Nothing to upload, but the log may hold what was uploaded or dropped.
+                self.registry.settle(core);
+            }
+            match age_left {
+                Some(left) => {
+                    // Woken by the next append that reaches a bound, or when the age is due.
+                    let _ = tokio::time::timeout(Duration::from_millis(left), wanted).await;
+                }
+                None => wanted.await,
+            }
+        }
+    }
+
+    /// Waits for everything appended so far; a failed log ends the wait, for nothing more will be durable.
+    async fn wait_durable(&self) {
+        let newest = |stream: &Arc<crate::Stream>| stream.state.lock().tail.newest_lsn();
+        if let Some(end) = self.registry.streams().iter().filter_map(newest).max() {
+            let _ = self.core.wal.durable().wait(end).await;
+        }
+    }
+
+    /// Uploads everything below `durable`, piece by piece. Whether there was anything.
+    async fn upload_below(&mut self, durable: Lsn) -> bool {
+        let mut any = false;
+        loop {
+            let slices = plan(&self.core, &self.registry.streams(), durable);
+            if slices.is_empty() {
+                return any;
+            }
+            any = true;
+            let objects = self.put_all(slices).await;
+            let outcomes = self.commit(&objects).await;
+            let settled = self.apply(&objects, &outcomes);
+            self.registry.settle(&self.core);
+            self.core.backlog.committed.notify_waiters();
+            if !settled {
+                tokio::time::sleep(REFUSED_WAIT).await;
+            }
+        }
+    }
+
+    async fn put_all(&mut self, slices: Vec<PlannedSlice>) -> Vec<PlannedObject> {
+        let groups = split(slices);
+        let ids = self.lease(groups.len()).await;
+        let objects = identify(&self.core, groups, &ids);
+        let this = &*self;
+        stream::iter(objects)
+            .map(|object| this.put_one(object))
+            .buffered(PUTS_IN_FLIGHT)
+            .collect()
+            .await
+    }
+
+    async fn put_one(&self, mut object: PlannedObject) -> PlannedObject {
+        let mut backoff = Backoff::default();
+        loop {
+            let error = match self.try_put(&mut object).await {
+                Ok(()) => return object,
+                Err(error) => error,
+            };
+            if matches!(error, UploadError::Put(PutError::Taken)) {
+                object.descriptor.attempt += 1;
+            }
+            let wait = backoff.next(self.random.as_ref());
+            tracing::warn!(object = %object.descriptor.id, %error, ?wait, "an upload did not get through, the log keeps it");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn try_put(&self, object: &mut PlannedObject) -> Result<(), UploadError> {
+        let built = object.build(&self.core).await?;
+        Ok(put(&self.core, built).await?)
+    }
+
+    async fn lease(&mut self, count: usize) -> Vec<ObjectId> {
+        let mut ids = Vec::with_capacity(count);
+        let mut backoff = Backoff::default();
+        while ids.len() < count {
+            if let Some(id) = self.ids.next() {
+                ids.push(ObjectId(id));
+                continue;
+            }
+            match self
+                .core
+                .object_manager
+                .lease_object_ids(IDS_PER_LEASE)
+                .await
+            {
+                Ok(first) => self.ids = first.0..first.0 + u64::from(IDS_PER_LEASE),
+                Err(error) => self.wait_for_metadata(&mut backoff, &error).await,
+            }
+        }
+        ids
+    }
+
+    async fn commit(&self, objects: &[PlannedObject]) -> Vec<SliceOutcome> {
+        let commit = ObjectCommit {
+            node: self.core.settings.node,
+            node_epoch: self.core.settings.node_epoch,
+            objects: objects
+                .iter()
+                .map(|object| {
+                    (
+                        object.descriptor,
+                        object.slices.iter().map(PlannedSlice::commit).collect(),
+                    )
+                })
+                .collect(),
+            replaces: Vec::new(),
+        };
+        let mut backoff = Backoff::default();
+        loop {
+            // A commit is idempotent by its objects, so an unknown outcome is asked for in the same words.
+            let error: CommitError = match self.core.object_manager.commit(commit.clone()).await {
+                Ok(outcomes) => return outcomes,
+                Err(error) => error,
+            };
+            self.wait_for_metadata(&mut backoff, &error).await;
+        }
+    }
+
+    async fn wait_for_metadata(
+        &self,
+        backoff: &mut Backoff,
+        error: &(dyn std::error::Error + Sync),
+    ) {
+        let wait = backoff.next(self.random.as_ref());
+        tracing::warn!(%error, ?wait, "metadata did not take an upload, the log keeps it");
+        tokio::time::sleep(wait).await;
+    }
+
+    /// Tells the streams. Whether every refusal was understood.
+    fn apply(&self, objects: &[PlannedObject], outcomes: &[SliceOutcome]) -> bool {
+        let mut settled = true;
+        let slices = objects.iter().flat_map(|object| &object.slices);
+        // An outcome that is missing is treated as a refusal, which looks at metadata before it drops anything.
+        let outcomes = outcomes
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(SliceOutcome::Stale));
+        for (slice, outcome) in slices.zip(outcomes) {
+            match outcome {
+                SliceOutcome::Committed => self.registry.committed(&self.core, slice),
+                SliceOutcome::Stale => settled &= self.registry.refused(&self.core, slice),
+            }
+        }
+        settled
+    }
+}
