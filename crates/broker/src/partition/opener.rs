@@ -95,7 +95,14 @@ async fn open_one(partitions: &Arc<Inner>, opening: Opening, epoch: StreamEpoch)
         let image = partitions.parts.metadata.image();
         image.topics.get(&opening.topic.id)?.partitions.get(index)?.leader_epoch
     };
-    let stream = partitions.parts.streams.open(opening.stream, epoch)?;
+    let stream = match partitions.parts.streams.open(opening.stream, epoch) {
+        Ok(stream) => stream,
+        // Deleted, reopened since, or damaged: another attempt under this epoch would not change that.
+        Err(error) => {
+            tracing::error!(topic = %opening.topic.name, partition = opening.index, %error, "the partition's stream is not opened");
+            return None;
+        }
+    };
     let environment = Arc::clone(&partitions.environment);
     match Partition::open(environment, Arc::clone(&opening.topic), opening.index, leader_epoch, stream).await {
         Ok(partition) => {
