@@ -51,16 +51,9 @@ impl Weighter<CacheKey, Cached> for ByBytes {
     }
 }
 
-type Inner =
-    Cache<CacheKey, Cached, ByBytes, DefaultHashBuilder, DefaultLifecycle<CacheKey, Cached>>;
-pub(crate) type Guard<'a> = PlaceholderGuard<
-    'a,
-    CacheKey,
-    Cached,
-    ByBytes,
-    DefaultHashBuilder,
-    DefaultLifecycle<CacheKey, Cached>,
->;
+type Inner = Cache<CacheKey, Cached, ByBytes, DefaultHashBuilder, DefaultLifecycle<CacheKey, Cached>>;
+pub(crate) type Guard<'a> =
+    PlaceholderGuard<'a, CacheKey, Cached, ByBytes, DefaultHashBuilder, DefaultLifecycle<CacheKey, Cached>>;
 
 /// See the module.
 pub(crate) struct BlockCache {
@@ -81,17 +74,11 @@ impl BlockCache {
         let options = OptionsBuilder::new()
             .shards(SHARDS)
             .weight_capacity(bytes)
-            .estimated_items_capacity(
-                usize::try_from(bytes / TYPICAL_ENTRY_BYTES)
-                    .unwrap_or(0)
-                    .max(64),
-            )
+            .estimated_items_capacity(usize::try_from(bytes / TYPICAL_ENTRY_BYTES).unwrap_or(0).max(64))
             .build()
             .expect("both capacities are given");
         let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
-        Self {
-            cache: Cache::with_options(options, ByBytes, hasher, lifecycle),
-        }
+        Self { cache: Cache::with_options(options, ByBytes, hasher, lifecycle) }
     }
 
     /// The value, or the right to load it; waits while somebody else is loading it.
@@ -100,10 +87,7 @@ impl BlockCache {
     }
 
     pub(crate) fn lookup(&self, key: &CacheKey) -> Lookup<'_> {
-        match self
-            .cache
-            .get_value_or_guard(key, Some(std::time::Duration::ZERO))
-        {
+        match self.cache.get_value_or_guard(key, Some(std::time::Duration::ZERO)) {
             GuardResult::Value(value) => Lookup::Found(value),
             GuardResult::Guard(guard) => Lookup::Mine(guard),
             GuardResult::Timeout => Lookup::Loading,
@@ -121,11 +105,7 @@ impl BlockCache {
     }
 
     /// A block of the log whose memory was given up.
-    pub(crate) async fn log_block(
-        &self,
-        wal: &dyn WriteAheadLog,
-        lsn: Lsn,
-    ) -> Result<Bytes, ReadError> {
+    pub(crate) async fn log_block(&self, wal: &dyn WriteAheadLog, lsn: Lsn) -> Result<Bytes, ReadError> {
         let guard = match self.get_or_guard(&CacheKey::Log(lsn)).await {
             Ok(Cached::Log(bytes)) => return Ok(bytes),
             Ok(_) => unreachable!("a log key only ever maps to a log block"),
@@ -141,9 +121,6 @@ impl BlockCache {
 /// Reads a block of the log past any cache.
 pub(crate) async fn read_log_block(wal: &dyn WriteAheadLog, lsn: Lsn) -> Result<Bytes, ReadError> {
     let block = wal.read_block(lsn).await?;
-    let reason = || ReadError::Corrupt {
-        lsn,
-        reason: "it was read without its bytes".to_owned(),
-    };
+    let reason = || ReadError::Corrupt { lsn, reason: "it was read without its bytes".to_owned() };
     block.bytes().ok_or_else(reason)
 }

@@ -118,16 +118,13 @@ impl Core {
         if self.backlog.add(payload) {
             self.backlog.restart_age(self.clock.as_ref());
             self.backlog.wanted.notify_one();
-        } else if before / self.settings.upload_bytes.max(1)
-            != (before + payload) / self.settings.upload_bytes.max(1)
-        {
+        } else if before / self.settings.upload_bytes.max(1) != (before + payload) / self.settings.upload_bytes.max(1) {
             self.backlog.wanted.notify_one();
         }
     }
 
     /// Whether log or index are so full that waiting for size or age would soon refuse appends.
     pub(crate) fn under_pressure(&self) -> bool {
-        self.wal.used() > self.wal.capacity() / 2
-            || self.backlog.index_bytes() > self.settings.tail_index_bytes / 2
+        self.wal.used() > self.wal.capacity() / 2 || self.backlog.index_bytes() > self.settings.tail_index_bytes / 2
     }
 }

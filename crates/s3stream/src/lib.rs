@@ -23,10 +23,8 @@ mod tests;
 mod upload;
 
 pub use ports::{
-    CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager,
-    PortError, SliceCommit, SliceOutcome, StreamManager, StreamMetadata,
+    CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager, PortError, SliceCommit,
+    SliceOutcome, StreamManager, StreamMetadata,
 };
 pub use store::{OpenError, Parts, Settings, StartError, StreamStore};
-pub use stream::{
-    AppendRequest, Checkpoint, FetchError, Fetched, ReadClass, RecordHead, RecordSlice, Stream,
-};
+pub use stream::{AppendRequest, Checkpoint, FetchError, Fetched, ReadClass, RecordHead, RecordSlice, Stream};

@@ -47,13 +47,8 @@ impl LogCache {
             return;
         }
         let mut blocks = self.blocks.lock();
-        let at = blocks
-            .queue
-            .partition_point(|(known, _)| known.lsn() < block.lsn());
-        let known = blocks
-            .queue
-            .get(at)
-            .is_some_and(|(known, _)| known.lsn() == block.lsn());
+        let at = blocks.queue.partition_point(|(known, _)| known.lsn() < block.lsn());
+        let known = blocks.queue.get(at).is_some_and(|(known, _)| known.lsn() == block.lsn());
         if !known && block.lsn() >= self.released_below() {
             blocks.queue.insert(at, (Arc::clone(block), 0));
             // A block below a durable one is durable itself, but not measured yet.
@@ -87,8 +82,7 @@ impl LogCache {
             blocks.durable -= 1;
             blocks.bytes -= size;
             block.release();
-            self.released_below
-                .fetch_max(block.lsn().0 + 1, Ordering::AcqRel);
+            self.released_below.fetch_max(block.lsn().0 + 1, Ordering::AcqRel);
         }
     }
 }

@@ -123,12 +123,7 @@ pub trait StreamManager: Send + Sync + 'static {
     fn stream(&self, stream: StreamId) -> Option<StreamMetadata>;
 
     /// Moves the stream's start up. Idempotent; never moves back.
-    async fn trim(
-        &self,
-        stream: StreamId,
-        epoch: StreamEpoch,
-        start: Offset,
-    ) -> Result<(), PortError>;
+    async fn trim(&self, stream: StreamId, epoch: StreamEpoch, start: Offset) -> Result<(), PortError>;
 }
 
 /// Objects in metadata.
@@ -141,13 +136,7 @@ pub trait ObjectManager: Send + Sync + 'static {
     async fn commit(&self, commit: ObjectCommit) -> Result<Vec<SliceOutcome>, CommitError>;
 
     /// Committed ranges of `stream` that overlap `from..until`, in offset order, at most `limit`.
-    fn ranges(
-        &self,
-        stream: StreamId,
-        from: Offset,
-        until: Offset,
-        limit: usize,
-    ) -> Vec<CommittedRange>;
+    fn ranges(&self, stream: StreamId, from: Offset, until: Offset, limit: usize) -> Vec<CommittedRange>;
 
     /// Every stream with its ranges in `object`; for object compaction.
     fn slices(&self, object: ObjectId) -> Vec<(StreamId, CommittedRange)>;

@@ -45,9 +45,7 @@ pub(crate) async fn fetch(
             if cursor < start || cursor > next {
                 return out_of_range(fetched, start, next);
             }
-            if cursor >= state.tail.covered_from()
-                && state.tail.collect(cursor, until, max_bytes, &mut fetched)
-            {
+            if cursor >= state.tail.covered_from() && state.tail.collect(cursor, until, max_bytes, &mut fetched) {
                 return Ok(fetched);
             }
             (until.min(next), state.tail.committed())
@@ -58,15 +56,7 @@ pub(crate) async fn fetch(
         let step = if cursor >= committed {
             fetch_log(stream, cursor, until, max_bytes, &mut fetched).await?
         } else {
-            fetch_objects(
-                stream,
-                cursor,
-                until.min(committed),
-                max_bytes,
-                class,
-                &mut fetched,
-            )
-            .await?
+            fetch_objects(stream, cursor, until.min(committed), max_bytes, class, &mut fetched).await?
         };
         match step {
             Step::Reached(offset) if !fetched.slices.is_empty() || offset <= cursor => {
@@ -87,11 +77,7 @@ pub(crate) async fn fetch(
 
 fn out_of_range(fetched: Fetched, start: Offset, next: Offset) -> Result<Fetched, FetchError> {
     // A trim may overtake a read that has something already.
-    if fetched.slices.is_empty() {
-        Err(FetchError::OutOfRange { start, next })
-    } else {
-        Ok(fetched)
-    }
+    if fetched.slices.is_empty() { Err(FetchError::OutOfRange { start, next }) } else { Ok(fetched) }
 }
 
 /// Un-uploaded records whose blocks were released.
@@ -122,12 +108,7 @@ async fn fetch_log(
         let block = match (entry.block.bytes(), &last) {
             (Some(bytes), _) => bytes,
             (None, Some((known, bytes))) if *known == lsn => bytes.clone(),
-            (None, _) => match stream
-                .core
-                .block_cache
-                .log_block(stream.core.wal.as_ref(), lsn)
-                .await
-            {
+            (None, _) => match stream.core.block_cache.log_block(stream.core.wal.as_ref(), lsn).await {
                 Ok(bytes) => bytes,
                 // It was uploaded and trimmed since.
                 Err(ReadError::NotFound(_)) => {
@@ -153,9 +134,7 @@ async fn fetch_log(
 pub(crate) fn slice(block: &Bytes, position: u32, len: u32, lsn: Lsn) -> Result<Bytes, FetchError> {
     let (start, end) = (position as usize, position as usize + len as usize);
     if end > block.len() {
-        return Err(FetchError::Corrupt(format!(
-            "the block of the log at {lsn} is shorter than it was"
-        )));
+        return Err(FetchError::Corrupt(format!("the block of the log at {lsn} is shorter than it was")));
     }
     Ok(block.slice(start..end))
 }
@@ -169,10 +148,7 @@ async fn fetch_objects(
     class: ReadClass,
     fetched: &mut Fetched,
 ) -> Result<Step, FetchError> {
-    let ranges = stream
-        .core
-        .object_manager
-        .ranges(stream.id(), from, until, RANGES_PER_STEP);
+    let ranges = stream.core.object_manager.ranges(stream.id(), from, until, RANGES_PER_STEP);
     let (mut cursor, mut looked) = (from, false);
     for range in ranges {
         if range.start > cursor {
@@ -193,10 +169,7 @@ async fn fetch_objects(
         }
     }
     if !looked {
-        return Ok(Step::Moved(format!(
-            "no object is known to hold offset {from} of stream {}",
-            stream.id()
-        )));
+        return Ok(Step::Moved(format!("no object is known to hold offset {from} of stream {}", stream.id())));
     }
     let bytes = fetched.bytes as u64;
     let readahead = stream.state.lock().readers.on_read(from, cursor, bytes);
@@ -239,35 +212,18 @@ async fn fetch_range(
         budget = budget.saturating_sub(entry.payload_bytes());
         any && entry.base < until
     };
-    let wanted = entries
-        .iter()
-        .take_while(within)
-        .count()
-        .max(usize::from(!entries.is_empty()));
+    let wanted = entries.iter().take_while(within).count().max(usize::from(!entries.is_empty()));
     let blocks = reader::blocks(core, &range.object, &entries[..wanted], class).await?;
     let mut reached = from;
     for (block, entry) in blocks.iter().zip(entries) {
         let more = block.collect(from, until, max_bytes, fetched);
         if !more {
-            return Ok((
-                fetched
-                    .slices
-                    .last()
-                    .map_or(reached, |slice| slice.next_offset.max(reached)),
-                false,
-            ));
+            return Ok((fetched.slices.last().map_or(reached, |slice| slice.next_offset.max(reached)), false));
         }
         reached = reached.max(entry.end);
     }
     let whole = wanted == entries.len() && until == range.end;
-    Ok((
-        if wanted == entries.len() {
-            until
-        } else {
-            reached
-        },
-        whole,
-    ))
+    Ok((if wanted == entries.len() { until } else { reached }, whole))
 }
 
 /// Loads what a sequential reader will ask for next, in the background, if the budget has room.
@@ -280,28 +236,18 @@ fn read_ahead(stream: Arc<Stream>, readahead: Readahead) {
                 (readahead.from, 0)
             }
         };
-        stream
-            .state
-            .lock()
-            .readers
-            .on_loaded(readahead.reader, reached, bytes);
+        stream.state.lock().readers.on_loaded(readahead.reader, reached, bytes);
     });
 }
 
-async fn load_ahead(
-    stream: &Stream,
-    readahead: Readahead,
-) -> Result<(Offset, u64), ObjectReadError> {
+async fn load_ahead(stream: &Stream, readahead: Readahead) -> Result<(Offset, u64), ObjectReadError> {
     let core = &stream.core;
     let committed = stream.committed_offset();
     let (mut cursor, mut loaded) = (readahead.from, 0);
     if cursor >= committed {
         return Ok((cursor, 0));
     }
-    for range in core
-        .object_manager
-        .ranges(stream.id(), cursor, committed, RANGES_PER_STEP)
-    {
+    for range in core.object_manager.ranges(stream.id(), cursor, committed, RANGES_PER_STEP) {
         let index = reader::index(core, &range.object, ReadClass::CatchUp).await?;
         let entries = overlapping(&index, stream, &range, cursor);
         let left = readahead.bytes.saturating_sub(loaded);
@@ -312,15 +258,9 @@ async fn load_ahead(
         };
         let wanted = entries.iter().take_while(within).count();
         reader::blocks(core, &range.object, &entries[..wanted], ReadClass::CatchUp).await?;
-        loaded += entries[..wanted]
-            .iter()
-            .map(BlockEntry::payload_bytes)
-            .sum::<u64>();
+        loaded += entries[..wanted].iter().map(BlockEntry::payload_bytes).sum::<u64>();
         if wanted < entries.len() {
-            return Ok((
-                entries[..wanted].last().map_or(cursor, |entry| entry.end),
-                loaded,
-            ));
+            return Ok((entries[..wanted].last().map_or(cursor, |entry| entry.end), loaded));
         }
         cursor = range.end;
         if loaded >= readahead.bytes {
@@ -337,21 +277,12 @@ pub(crate) async fn checkpoint(stream: &Stream) -> Result<Option<Checkpoint>, Fe
         let lsn = entry.block.lsn();
         let block = match entry.block.bytes() {
             Some(bytes) => Ok(bytes),
-            None => {
-                stream
-                    .core
-                    .block_cache
-                    .log_block(stream.core.wal.as_ref(), lsn)
-                    .await
-            }
+            None => stream.core.block_cache.log_block(stream.core.wal.as_ref(), lsn).await,
         };
         match block {
             Ok(block) => {
                 let payload = slice(&block, entry.position, entry.len, lsn)?;
-                return Ok(Some(Checkpoint {
-                    offset: entry.offset,
-                    payload,
-                }));
+                return Ok(Some(Checkpoint { offset: entry.offset, payload }));
             }
             // Trimmed with the data it describes; objects have what there is.
             Err(ReadError::NotFound(_)) => {}
@@ -371,16 +302,11 @@ pub(crate) async fn checkpoint(stream: &Stream) -> Result<Option<Checkpoint>, Fe
         };
         match reader::checkpoint(&stream.core, &known.object, stream.id(), known.offset).await {
             Ok(payload) => {
-                return Ok(Some(Checkpoint {
-                    offset: known.offset,
-                    payload,
-                }));
+                return Ok(Some(Checkpoint { offset: known.offset, payload }));
             }
             Err(error @ ObjectReadError::Gone(_)) => last = Some(error),
             Err(error) => return Err(error.into()),
         }
     }
-    Err(FetchError::Unavailable(
-        last.map_or_else(String::new, |error| error.to_string()),
-    ))
+    Err(FetchError::Unavailable(last.map_or_else(String::new, |error| error.to_string())))
 }

@@ -39,24 +39,13 @@ pub(crate) struct Readahead {
 impl Readers {
     /// A read of `bytes` from `from` ended at `next`. Returns what to read ahead now.
     pub(crate) fn on_read(&mut self, from: Offset, next: Offset, bytes: u64) -> Option<Readahead> {
-        let Some(at) = self
-            .readers
-            .iter()
-            .position(|reader| reader.expected == from)
-        else {
+        let Some(at) = self.readers.iter().position(|reader| reader.expected == from) else {
             if self.readers.len() == READERS_MAX {
                 self.readers.remove(0);
             }
             self.next_id += 1;
             let id = self.next_id;
-            self.readers.push(Reader {
-                id,
-                expected: next,
-                window: 0,
-                ahead: next,
-                ahead_bytes: 0,
-                loading: false,
-            });
+            self.readers.push(Reader { id, expected: next, window: 0, ahead: next, ahead_bytes: 0, loading: false });
             return None;
         };
         let mut reader = self.readers.remove(at);
@@ -68,11 +57,7 @@ impl Readers {
             reader.ahead_bytes = 0;
         }
         let wanted = !reader.loading && reader.ahead_bytes < reader.window / 2;
-        let readahead = Readahead {
-            reader: reader.id,
-            from: reader.ahead,
-            bytes: reader.window - reader.ahead_bytes,
-        };
+        let readahead = Readahead { reader: reader.id, from: reader.ahead, bytes: reader.window - reader.ahead_bytes };
         reader.loading |= wanted;
         self.readers.push(reader);
         wanted.then_some(readahead)
@@ -98,36 +83,21 @@ mod tests {
     fn grows_while_a_reader_is_sequential() {
         let mut readers = Readers::default();
         assert_eq!(readers.on_read(Offset(0), Offset(10), MIB), None);
-        let first = readers
-            .on_read(Offset(10), Offset(20), MIB)
-            .expect("sequential by now");
+        let first = readers.on_read(Offset(10), Offset(20), MIB).expect("sequential by now");
         assert_eq!((first.from, first.bytes), (Offset(20), MIB));
-        assert_eq!(
-            readers.on_read(Offset(20), Offset(30), MIB),
-            None,
-            "one at a time"
-        );
+        assert_eq!(readers.on_read(Offset(20), Offset(30), MIB), None, "one at a time");
         readers.on_loaded(first.reader, Offset(40), MIB);
-        let second = readers
-            .on_read(Offset(30), Offset(40), MIB)
-            .expect("consumed what was ahead");
+        let second = readers.on_read(Offset(30), Offset(40), MIB).expect("consumed what was ahead");
         assert_eq!((second.from, second.bytes), (Offset(40), 4 * MIB));
         readers.on_loaded(second.reader, Offset(100), 5 * MIB);
-        assert_eq!(
-            readers.on_read(Offset(40), Offset(41), 1),
-            None,
-            "enough is ahead"
-        );
+        assert_eq!(readers.on_read(Offset(40), Offset(41), 1), None, "enough is ahead");
     }
 
     #[test]
     fn random_readers_read_nothing_ahead_and_are_bounded() {
         let mut readers = Readers::default();
         for n in 0..100 {
-            assert_eq!(
-                readers.on_read(Offset(n * 1000), Offset(n * 1000 + 1), 1),
-                None
-            );
+            assert_eq!(readers.on_read(Offset(n * 1000), Offset(n * 1000 + 1), 1), None);
         }
         assert_eq!(readers.readers.len(), READERS_MAX);
     }

@@ -52,11 +52,7 @@ pub(crate) fn resolve(
                 let fits = expected.map_or(base <= committed, |expected| base == expected);
                 if !fits || record.meta.next_offset <= base {
                     let expected = expected.unwrap_or(committed);
-                    return Err(OpenError::Gap {
-                        stream,
-                        expected,
-                        found: base,
-                    });
+                    return Err(OpenError::Gap { stream, expected, found: base });
                 }
                 kept.push_back((epoch, tail_entry(&record)));
             }
@@ -64,18 +60,12 @@ pub(crate) fn resolve(
     }
     let entries: VecDeque<TailEntry> = kept.into_iter().map(|(_, entry)| entry).collect();
     let end = entries.back().map_or(committed, |entry| entry.next);
-    let mut checkpoints: Vec<CheckpointEntry> = checkpoints
-        .into_iter()
-        .map(|(_, checkpoint)| checkpoint)
-        .collect();
+    let mut checkpoints: Vec<CheckpointEntry> = checkpoints.into_iter().map(|(_, checkpoint)| checkpoint).collect();
     checkpoints.retain(|checkpoint| checkpoint.offset >= committed && checkpoint.offset <= end);
     if let Some(newest) = checkpoints.pop() {
         checkpoints = vec![newest];
     }
-    Ok(RecoveredTail {
-        entries,
-        checkpoints,
-    })
+    Ok(RecoveredTail { entries, checkpoints })
 }
 
 fn tail_entry(record: &RecordRef) -> TailEntry {
@@ -109,11 +99,7 @@ mod tests {
     use super::*;
 
     fn record(epoch: u64, base: i64, next: i64) -> RecordRef {
-        let kind = if base == next {
-            RecordKind::Checkpoint
-        } else {
-            RecordKind::Data
-        };
+        let kind = if base == next { RecordKind::Checkpoint } else { RecordKind::Data };
         RecordRef {
             meta: RecordMeta {
                 stream: StreamId(1),
@@ -130,45 +116,23 @@ mod tests {
         }
     }
 
-    fn offsets(
-        records: Vec<RecordRef>,
-        committed: i64,
-        granted: u64,
-    ) -> Result<Vec<(i64, i64)>, OpenError> {
-        let tail = resolve(
-            StreamId(1),
-            records,
-            Offset(committed),
-            StreamEpoch(granted),
-        )?;
-        Ok(tail
-            .entries
-            .iter()
-            .map(|entry| (entry.base.0, entry.next.0))
-            .collect())
+    fn offsets(records: Vec<RecordRef>, committed: i64, granted: u64) -> Result<Vec<(i64, i64)>, OpenError> {
+        let tail = resolve(StreamId(1), records, Offset(committed), StreamEpoch(granted))?;
+        Ok(tail.entries.iter().map(|entry| (entry.base.0, entry.next.0)).collect())
     }
 
     #[test]
     fn drops_what_is_committed_and_keeps_a_straddling_record() {
         let records = || vec![record(1, 0, 10), record(1, 10, 20), record(1, 20, 30)];
-        assert_eq!(
-            offsets(records(), 10, 1).expect("tail"),
-            [(10, 20), (20, 30)]
-        );
-        assert_eq!(
-            offsets(records(), 15, 1).expect("tail"),
-            [(10, 20), (20, 30)]
-        );
+        assert_eq!(offsets(records(), 10, 1).expect("tail"), [(10, 20), (20, 30)]);
+        assert_eq!(offsets(records(), 15, 1).expect("tail"), [(10, 20), (20, 30)]);
         assert_eq!(offsets(records(), 30, 1).expect("tail"), []);
         assert_eq!(offsets(records(), 40, 1).expect("tail"), []);
     }
 
     #[test]
     fn refuses_gaps() {
-        assert!(matches!(
-            offsets(vec![record(1, 5, 10)], 4, 1),
-            Err(OpenError::Gap { .. })
-        ));
+        assert!(matches!(offsets(vec![record(1, 5, 10)], 4, 1), Err(OpenError::Gap { .. })));
         let torn = vec![record(1, 0, 10), record(1, 11, 20)];
         assert!(matches!(offsets(torn, 0, 1), Err(OpenError::Gap { .. })));
         let twice = vec![record(1, 0, 10), record(1, 5, 20)];
@@ -183,38 +147,18 @@ mod tests {
 
     #[test]
     fn a_later_epoch_cuts_an_earlier_one() {
-        let records = vec![
-            record(1, 0, 10),
-            record(1, 10, 20),
-            record(1, 20, 20),
-            record(2, 10, 30),
-            record(1, 20, 25),
-        ];
+        let records =
+            vec![record(1, 0, 10), record(1, 10, 20), record(1, 20, 20), record(2, 10, 30), record(1, 20, 25)];
         let tail = resolve(StreamId(1), records, Offset(0), StreamEpoch(2)).expect("tail");
-        let kept: Vec<_> = tail
-            .entries
-            .iter()
-            .map(|entry| (entry.base.0, entry.next.0))
-            .collect();
+        let kept: Vec<_> = tail.entries.iter().map(|entry| (entry.base.0, entry.next.0)).collect();
         assert_eq!(kept, [(0, 10), (10, 30)]);
         assert!(tail.checkpoints.is_empty());
     }
 
     #[test]
     fn keeps_the_newest_checkpoint() {
-        let records = vec![
-            record(1, 0, 10),
-            record(1, 10, 10),
-            record(1, 10, 20),
-            record(1, 20, 20),
-        ];
+        let records = vec![record(1, 0, 10), record(1, 10, 10), record(1, 10, 20), record(1, 20, 20)];
         let tail = resolve(StreamId(1), records, Offset(0), StreamEpoch(1)).expect("tail");
-        assert_eq!(
-            tail.checkpoints
-                .iter()
-                .map(|c| c.offset.0)
-                .collect::<Vec<_>>(),
-            [20]
-        );
+        assert_eq!(tail.checkpoints.iter().map(|c| c.offset.0).collect::<Vec<_>>(), [20]);
     }
 }

@@ -1,6 +1,6 @@
 //! Which streams are open, and what the log recovered for those that are not open yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use common::{Lsn, Offset, StreamEpoch, StreamId};
@@ -33,18 +33,9 @@ impl Registry {
     pub(crate) fn new(recovered: Recovered) -> Self {
         let mut by_stream: HashMap<StreamId, Vec<RecordRef>> = HashMap::new();
         for record in recovered.records {
-            by_stream
-                .entry(record.meta.stream)
-                .or_default()
-                .push(record);
+            by_stream.entry(record.meta.stream).or_default().push(record);
         }
-        Self {
-            inner: Mutex::new(Inner {
-                open: HashMap::new(),
-                recovered: by_stream,
-                opened_any: false,
-            }),
-        }
+        Self { inner: Mutex::new(Inner { open: HashMap::new(), recovered: by_stream, opened_any: false }) }
     }
 
     /// See [`crate::StreamStore::open`].
@@ -58,11 +49,7 @@ impl Registry {
         let mut inner = self.inner.lock();
         if let Some(open) = inner.open.get(&id) {
             if open.epoch() >= epoch {
-                return Err(OpenError::Fenced {
-                    stream: id,
-                    given: epoch,
-                    current: open.epoch(),
-                });
+                return Err(OpenError::Fenced { stream: id, given: epoch, current: open.epoch() });
             }
             let reopened = Arc::new(open.supersede(epoch, metadata.end));
             inner.open.insert(id, Arc::clone(&reopened));
@@ -72,16 +59,14 @@ impl Registry {
         let recovered = resolve(id, records, metadata.end, epoch)?;
         inner.recovered.remove(&id);
         inner.opened_any = true;
-        let tail = Tail::new(metadata.end, recovered.entries, recovered.checkpoints);
+        let mut tail = Tail::new(metadata.end, recovered.entries, recovered.checkpoints);
+        if tail.next() < metadata.start {
+            // Everything up to the start was trimmed before it was uploaded: the stream goes on from there.
+            tail = Tail::new(metadata.start, VecDeque::new(), Vec::new());
+        }
         core.backlog.add_index(tail.len() as u64 * TAIL_ENTRY_BYTES);
         core.appended(tail.pending_bytes());
-        let stream = Arc::new(Stream::new(
-            id,
-            epoch,
-            Arc::clone(core),
-            metadata.start,
-            tail,
-        ));
+        let stream = Arc::new(Stream::new(id, epoch, Arc::clone(core), metadata.start, tail));
         inner.open.insert(id, Arc::clone(&stream));
         Ok(stream)
     }
@@ -119,10 +104,7 @@ impl Registry {
         let Some(stream) = inner.open.get(&slice.stream.id()) else {
             return;
         };
-        let checkpoint = slice
-            .checkpoint
-            .as_ref()
-            .map(|checkpoint| checkpoint.offset);
+        let checkpoint = slice.checkpoint.as_ref().map(|checkpoint| checkpoint.offset);
         commit(core, &mut stream.state.lock().tail, slice.end, checkpoint);
     }
 
@@ -148,9 +130,7 @@ impl Registry {
                 abandon(core, &mut state.tail);
             }
             // Committed by somebody else: go on behind it.
-            Some(metadata) if metadata.end > slice.start => {
-                commit(core, &mut state.tail, metadata.end, None)
-            }
+            Some(metadata) if metadata.end > slice.start => commit(core, &mut state.tail, metadata.end, None),
             // Reopened here while the upload ran: uploaded again under the new epoch.
             Some(_) if stream.epoch() > slice.stream.epoch() => {}
             Some(metadata) => {
@@ -177,11 +157,7 @@ impl Registry {
         inner.open.retain(|_, stream| {
             let mut state = stream.state.lock();
             let tail = &mut state.tail;
-            let dropped = if tight {
-                tail.drop_committed()
-            } else {
-                tail.drop_released(released_below)
-            };
+            let dropped = if tight { tail.drop_committed() } else { tail.drop_released(released_below) };
             core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
             if let Some(pending) = tail.first_pending_lsn() {
                 oldest = oldest.min(pending);
@@ -197,10 +173,7 @@ impl Registry {
         let mut inner = self.inner.lock();
         inner.drop_unknown(core);
         inner.first_unopened().is_none()
-            && inner
-                .open
-                .values()
-                .all(|stream| stream.state.lock().tail.first_pending_lsn().is_none())
+            && inner.open.values().all(|stream| stream.state.lock().tail.first_pending_lsn().is_none())
     }
 }
 
@@ -233,8 +206,7 @@ impl Inner {
     /// Where the oldest record lies in the log that was recovered for a stream nobody has opened yet.
     fn first_unopened(&self) -> Option<Lsn> {
         let data = |record: &&RecordRef| record.meta.kind == RecordKind::Data;
-        let first =
-            |records: &Vec<RecordRef>| records.iter().find(data).map(|record| record.block.lsn());
+        let first = |records: &Vec<RecordRef>| records.iter().find(data).map(|record| record.block.lsn());
         self.recovered.values().filter_map(first).min()
     }
 }

@@ -36,10 +36,7 @@ macro_rules! unless_moved {
 }
 
 /// See [`Stream::heads`].
-pub(crate) async fn heads(
-    stream: &Arc<Stream>,
-    from: Offset,
-) -> Result<Vec<RecordHead>, FetchError> {
+pub(crate) async fn heads(stream: &Arc<Stream>, from: Offset) -> Result<Vec<RecordHead>, FetchError> {
     loop {
         let committed = {
             let state = stream.state.lock();
@@ -60,11 +57,7 @@ pub(crate) async fn heads(
     }
 }
 
-async fn committed_heads(
-    stream: &Stream,
-    from: Offset,
-    until: Offset,
-) -> Result<Vec<RecordHead>, ObjectReadError> {
+async fn committed_heads(stream: &Stream, from: Offset, until: Offset) -> Result<Vec<RecordHead>, ObjectReadError> {
     let mut heads = Vec::new();
     let mut cursor = from;
     while cursor < until {
@@ -82,22 +75,12 @@ async fn committed_heads(
 }
 
 /// The next ranges from `cursor` on; never none.
-fn contiguous(
-    stream: &Stream,
-    cursor: Offset,
-    until: Offset,
-) -> Result<Vec<CommittedRange>, ObjectReadError> {
-    let ranges = stream
-        .core
-        .object_manager
-        .ranges(stream.id(), cursor, until, RANGES_PER_STEP);
+fn contiguous(stream: &Stream, cursor: Offset, until: Offset) -> Result<Vec<CommittedRange>, ObjectReadError> {
+    let ranges = stream.core.object_manager.ranges(stream.id(), cursor, until, RANGES_PER_STEP);
     let mut expected = cursor;
     for (at, range) in ranges.iter().enumerate() {
         if range.start > expected || range.end <= expected || (at > 0 && range.start != expected) {
-            let what = format!(
-                "ranges of stream {} have a gap at offset {expected}",
-                stream.id()
-            );
+            let what = format!("ranges of stream {} have a gap at offset {expected}", stream.id());
             return Err(ObjectReadError::Gone(what));
         }
         expected = range.end;
@@ -120,11 +103,8 @@ async fn range_records(
 ) -> Result<Vec<RecordHead>, ObjectReadError> {
     let core = &stream.core;
     let index = reader::index(core, &range.object, ReadClass::CatchUp).await?;
-    let entries: Vec<BlockEntry> = overlapping(&index, stream, range, from)
-        .iter()
-        .filter(|entry| wanted(entry))
-        .copied()
-        .collect();
+    let entries: Vec<BlockEntry> =
+        overlapping(&index, stream, range, from).iter().filter(|entry| wanted(entry)).copied().collect();
     let mut heads = Vec::new();
     for entries in entries.chunks(TABLES_PER_STEP) {
         for table in reader::tables(core, &range.object, entries, ReadClass::CatchUp).await? {
@@ -145,18 +125,14 @@ pub(crate) async fn find_timestamp(
             let state = stream.state.lock();
             (state.start, state.tail.committed())
         };
-        if let Some(found) = unless_moved!(first_committed(stream, timestamp_ms, start, committed))?
-        {
+        if let Some(found) = unless_moved!(first_committed(stream, timestamp_ms, start, committed))? {
             break Some(found);
         }
         let state = stream.state.lock();
         if state.tail.covered_from() > committed.max(start) {
             continue;
         }
-        let hit = state
-            .tail
-            .from(committed.max(start))
-            .find(|entry| entry.max_timestamp_ms >= timestamp_ms);
+        let hit = state.tail.from(committed.max(start)).find(|entry| entry.max_timestamp_ms >= timestamp_ms);
         break hit.map(|entry| entry.head());
     };
     match found {
@@ -193,10 +169,7 @@ async fn first_committed(
 }
 
 /// See [`Stream::find_max_timestamp`].
-pub(crate) async fn find_max_timestamp(
-    stream: &Arc<Stream>,
-    until: Offset,
-) -> Result<Option<RecordSlice>, FetchError> {
+pub(crate) async fn find_max_timestamp(stream: &Arc<Stream>, until: Offset) -> Result<Option<RecordSlice>, FetchError> {
     let best = loop {
         let (start, committed) = {
             let state = stream.state.lock();
@@ -207,10 +180,7 @@ pub(crate) async fn find_max_timestamp(
         if state.tail.covered_from() > committed.max(start) {
             continue;
         }
-        let tail = state
-            .tail
-            .from(committed.max(start))
-            .take_while(|entry| entry.next <= until);
+        let tail = state.tail.from(committed.max(start)).take_while(|entry| entry.next <= until);
         for entry in tail {
             keep_larger(&mut best, entry.head());
         }
@@ -229,11 +199,7 @@ fn keep_larger(best: &mut Option<RecordHead>, record: RecordHead) {
     }
 }
 
-async fn max_committed(
-    stream: &Stream,
-    start: Offset,
-    until: Offset,
-) -> Result<Option<RecordHead>, ObjectReadError> {
+async fn max_committed(stream: &Stream, start: Offset, until: Offset) -> Result<Option<RecordHead>, ObjectReadError> {
     let mut best: Option<RecordHead> = None;
     let mut cursor = start;
     while cursor < until {
@@ -241,13 +207,9 @@ async fn max_committed(
             let known = best.map(|best| best.max_timestamp_ms);
             let better = |timestamp: i64| known.is_none_or(|known| timestamp > known);
             if better(range.max_timestamp_ms) {
-                let records = range_records(stream, &range, cursor, |entry| {
-                    better(entry.max_timestamp_ms)
-                })
-                .await?;
-                let inside = |record: &RecordHead| {
-                    record.next_offset > cursor && record.next_offset <= range.end.min(until)
-                };
+                let records = range_records(stream, &range, cursor, |entry| better(entry.max_timestamp_ms)).await?;
+                let inside =
+                    |record: &RecordHead| record.next_offset > cursor && record.next_offset <= range.end.min(until);
                 for record in records.into_iter().filter(inside) {
                     keep_larger(&mut best, record);
                 }
@@ -258,17 +220,8 @@ async fn max_committed(
     Ok(best)
 }
 
-async fn fetch_one(
-    stream: &Arc<Stream>,
-    head: &RecordHead,
-) -> Result<Option<RecordSlice>, FetchError> {
-    let fetched = stream
-        .fetch(
-            head.base_offset.max(stream.start_offset()),
-            head.next_offset,
-            1,
-            ReadClass::CatchUp,
-        )
-        .await?;
+async fn fetch_one(stream: &Arc<Stream>, head: &RecordHead) -> Result<Option<RecordSlice>, FetchError> {
+    let fetched =
+        stream.fetch(head.base_offset.max(stream.start_offset()), head.next_offset, 1, ReadClass::CatchUp).await?;
     Ok(fetched.slices.into_iter().next())
 }

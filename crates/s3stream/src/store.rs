@@ -68,9 +68,7 @@ pub enum OpenError {
     },
     /// Records are missing between the committed end and the tail in the log, or within the tail. Opening past
     /// that would lose acknowledged data silently, so nothing is opened.
-    #[error(
-        "the log lacks records of stream {stream}: offset {expected} was expected, {found} was found"
-    )]
+    #[error("the log lacks records of stream {stream}: offset {expected} was expected, {found} was found")]
     Gap {
         /// The stream.
         stream: StreamId,
@@ -114,9 +112,7 @@ impl StreamStore {
         let core = Arc::new(Core {
             log_cache: LogCache::new(settings.log_cache_bytes),
             block_cache: BlockCache::new(settings.block_cache_bytes),
-            read_budgets: ReadBudgets::new(
-                (settings.block_cache_bytes / 4).max(READ_BUDGET_BYTES_MIN),
-            ),
+            read_budgets: ReadBudgets::new((settings.block_cache_bytes / 4).max(READ_BUDGET_BYTES_MIN)),
             backlog: Backlog::default(),
             settings,
             wal: parts.wal,
@@ -126,14 +122,8 @@ impl StreamStore {
             clock: parts.clock,
         });
         let registry = Arc::new(Registry::new(parts.recovered));
-        let uploader = Uploader::new(
-            Arc::clone(&core),
-            Arc::clone(&registry),
-            Arc::clone(&parts.random),
-        );
-        parts
-            .supervisor
-            .spawn("upload", uploader.run(parts.supervisor.stop_signal()));
+        let uploader = Uploader::new(Arc::clone(&core), Arc::clone(&registry), Arc::clone(&parts.random));
+        parts.supervisor.spawn("upload", uploader.run(parts.supervisor.stop_signal()));
         Ok(Arc::new(Self { core, registry }))
     }
 
@@ -142,17 +132,9 @@ impl StreamStore {
     ///
     /// Errors: see [`OpenError`]; after a [`OpenError::Gap`] what was recovered stays as it is.
     pub fn open(&self, stream: StreamId, epoch: StreamEpoch) -> Result<Arc<Stream>, OpenError> {
-        let metadata = self
-            .core
-            .stream_manager
-            .stream(stream)
-            .ok_or(OpenError::Unknown(stream))?;
+        let metadata = self.core.stream_manager.stream(stream).ok_or(OpenError::Unknown(stream))?;
         if metadata.epoch > epoch {
-            return Err(OpenError::Fenced {
-                stream,
-                given: epoch,
-                current: metadata.epoch,
-            });
+            return Err(OpenError::Fenced { stream, given: epoch, current: metadata.epoch });
         }
         self.registry.open(&self.core, stream, epoch, &metadata)
     }
@@ -179,9 +161,7 @@ impl StreamStore {
                 return Ok(());
             }
             if self.core.wal.durable().is_failed() {
-                return Err(crate::PortError::Unavailable(
-                    "the write-ahead log failed".to_owned(),
-                ));
+                return Err(crate::PortError::Unavailable("the write-ahead log failed".to_owned()));
             }
             self.core.backlog.request();
             committed.await;

@@ -116,33 +116,14 @@ pub(crate) struct State {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream")
-            .field("id", &self.id)
-            .field("epoch", &self.epoch)
-            .finish_non_exhaustive()
+        f.debug_struct("Stream").field("id", &self.id).field("epoch", &self.epoch).finish_non_exhaustive()
     }
 }
 
 impl Stream {
-    pub(crate) fn new(
-        id: StreamId,
-        epoch: StreamEpoch,
-        core: Arc<Core>,
-        start: Offset,
-        tail: Tail,
-    ) -> Self {
-        let state = State {
-            tail,
-            start,
-            closed: false,
-            readers: Readers::default(),
-        };
-        Self {
-            id,
-            epoch,
-            core,
-            state: Mutex::new(state),
-        }
+    pub(crate) fn new(id: StreamId, epoch: StreamEpoch, core: Arc<Core>, start: Offset, tail: Tail) -> Self {
+        let state = State { tail, start, closed: false, readers: Readers::default() };
+        Self { id, epoch, core, state: Mutex::new(state) }
     }
 
     /// The next opening of this stream, with its tail. This one takes no more appends.
@@ -150,10 +131,7 @@ impl Stream {
         let mut state = self.state.lock();
         state.closed = true;
         let next = state.tail.next();
-        let mut tail = std::mem::replace(
-            &mut state.tail,
-            Tail::new(next, VecDeque::new(), Vec::new()),
-        );
+        let mut tail = std::mem::replace(&mut state.tail, Tail::new(next, VecDeque::new(), Vec::new()));
         let before = tail.pending_bytes();
         tail.commit(committed, None);
         self.core.backlog.sub(before - tail.pending_bytes());
@@ -196,16 +174,9 @@ impl Stream {
     pub fn size_bytes(&self) -> u64 {
         let (start, committed, pending) = {
             let state = self.state.lock();
-            (
-                state.start,
-                state.tail.committed(),
-                state.tail.pending_bytes(),
-            )
+            (state.start, state.tail.committed(), state.tail.pending_bytes())
         };
-        let ranges = self
-            .core
-            .object_manager
-            .ranges(self.id, start, committed, usize::MAX);
+        let ranges = self.core.object_manager.ranges(self.id, start, committed, usize::MAX);
         ranges.iter().map(|range| range.bytes).sum::<u64>() + pending
     }
 
@@ -233,10 +204,7 @@ impl Stream {
         };
         let (end, block) = {
             let mut state = self.state.lock();
-            assert!(
-                request.base_offset == state.tail.next(),
-                "an append must start at the next offset"
-            );
+            assert!(request.base_offset == state.tail.next(), "an append must start at the next offset");
             let appended = self.append_to_log(&state, &meta, payload, patch)?;
             self.core.backlog.add_index(TAIL_ENTRY_BYTES);
             state.tail.push(TailEntry {
@@ -273,10 +241,7 @@ impl Stream {
         };
         let (end, block) = {
             let mut state = self.state.lock();
-            assert!(
-                at == state.tail.next(),
-                "a checkpoint describes the state at the next offset"
-            );
+            assert!(at == state.tail.next(), "a checkpoint describes the state at the next offset");
             let appended = self.append_to_log(&state, &meta, payload, &mut |_| ())?;
             state.tail.push_checkpoint(CheckpointEntry {
                 offset: at,
@@ -325,10 +290,7 @@ impl Stream {
             return None;
         }
         let mut fetched = Fetched::default();
-        state
-            .tail
-            .collect(from, until, max_bytes, &mut fetched)
-            .then_some(fetched)
+        state.tail.collect(from, until, max_bytes, &mut fetched).then_some(fetched)
     }
 
     /// Whole records from the one that contains `from` (or the first after it, where there is a hole) up to
@@ -371,62 +333,29 @@ impl Stream {
     }
 
     /// The first record below `until` with the largest maximum timestamp of all.
-    pub async fn find_max_timestamp(
-        self: &Arc<Self>,
-        until: Offset,
-    ) -> Result<Option<RecordSlice>, FetchError> {
+    pub async fn find_max_timestamp(self: &Arc<Self>, until: Offset) -> Result<Option<RecordSlice>, FetchError> {
         crate::search::find_max_timestamp(self, until).await
     }
 
-    /// Forgets everything below `start`. Returns once metadata has it. Above the committed end this waits for
-    /// the upload of what lies below `start`: metadata only ever trims what it knows.
+    /// Forgets everything below `start`, which may lie above the committed end. Returns once metadata has it.
     pub async fn trim(&self, start: Offset) -> Result<(), crate::PortError> {
-        self.wait_committed(start).await?;
-        self.core
-            .stream_manager
-            .trim(self.id, self.epoch, start)
-            .await?;
+        let next = self.next_offset();
+        if start > next {
+            return Err(crate::PortError::Unavailable(format!("offset {start} is above the end {next}")));
+        }
+        self.core.stream_manager.trim(self.id, self.epoch, start).await?;
         let mut state = self.state.lock();
         state.start = state.start.max(start);
         let dropped = state.tail.trim(start);
-        self.core
-            .backlog
-            .sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
+        self.core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
         Ok(())
-    }
-
-    async fn wait_committed(&self, offset: Offset) -> Result<(), crate::PortError> {
-        loop {
-            let committed = self.core.backlog.committed.notified();
-            tokio::pin!(committed);
-            committed.as_mut().enable();
-            {
-                let state = self.state.lock();
-                if offset > state.tail.next() {
-                    let next = state.tail.next();
-                    return Err(crate::PortError::Unavailable(format!(
-                        "offset {offset} is above the end {next}"
-                    )));
-                }
-                if state.tail.committed() >= offset {
-                    return Ok(());
-                }
-                if state.closed {
-                    return Err(crate::PortError::Fenced("the stream was closed".to_owned()));
-                }
-            }
-            self.core.backlog.request();
-            committed.await;
-        }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        self.core
-            .backlog
-            .sub_index(state.tail.len() as u64 * TAIL_ENTRY_BYTES);
+        self.core.backlog.sub_index(state.tail.len() as u64 * TAIL_ENTRY_BYTES);
         self.core.backlog.sub(state.tail.pending_bytes());
     }
 }

@@ -79,21 +79,10 @@ pub(crate) struct Tail {
 
 impl Tail {
     /// A tail above `committed`. `entries` are contiguous; the first starts at `committed`, or straddles it.
-    pub(crate) fn new(
-        committed: Offset,
-        entries: VecDeque<TailEntry>,
-        checkpoints: Vec<CheckpointEntry>,
-    ) -> Self {
+    pub(crate) fn new(committed: Offset, entries: VecDeque<TailEntry>, checkpoints: Vec<CheckpointEntry>) -> Self {
         let next = entries.back().map_or(committed, |entry| entry.next);
         let pending_bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
-        Self {
-            committed,
-            next,
-            entries,
-            committed_entries: 0,
-            checkpoints,
-            pending_bytes,
-        }
+        Self { committed, next, entries, committed_entries: 0, checkpoints, pending_bytes }
     }
 
     pub(crate) fn committed(&self) -> Offset {
@@ -115,10 +104,7 @@ impl Tail {
     }
 
     pub(crate) fn push(&mut self, entry: TailEntry) {
-        assert!(
-            entry.base == self.next,
-            "an append must start at the next offset"
-        );
+        assert!(entry.base == self.next, "an append must start at the next offset");
         assert!(entry.next > entry.base, "a record must hold an offset");
         self.next = entry.next;
         self.pending_bytes += u64::from(entry.len);
@@ -139,26 +125,17 @@ impl Tail {
 
     /// Where the oldest record that no object holds lies in the log.
     pub(crate) fn first_pending_lsn(&self) -> Option<Lsn> {
-        self.entries
-            .get(self.committed_entries)
-            .map(|entry| entry.block.lsn())
+        self.entries.get(self.committed_entries).map(|entry| entry.block.lsn())
     }
 
     /// End of the newest record that no object holds.
     pub(crate) fn newest_lsn(&self) -> Option<Lsn> {
-        self.entries
-            .range(self.committed_entries..)
-            .next_back()
-            .map(TailEntry::end_lsn)
+        self.entries.range(self.committed_entries..).next_back().map(TailEntry::end_lsn)
     }
 
     /// Un-uploaded entries that are durable below `durable` and lie in blocks below `cut`, and the newest
     /// checkpoint at or below their end.
-    pub(crate) fn pending(
-        &self,
-        durable: Lsn,
-        cut: Lsn,
-    ) -> (Vec<TailEntry>, Option<CheckpointEntry>) {
+    pub(crate) fn pending(&self, durable: Lsn, cut: Lsn) -> (Vec<TailEntry>, Option<CheckpointEntry>) {
         let entries: Vec<TailEntry> = self
             .entries
             .range(self.committed_entries..)
@@ -169,9 +146,7 @@ impl Tail {
             return (entries, None);
         };
         let durable_here = |checkpoint: &&CheckpointEntry| {
-            checkpoint.offset <= end
-                && checkpoint.offset >= self.committed
-                && checkpoint.end_lsn() <= durable
+            checkpoint.offset <= end && checkpoint.offset >= self.committed && checkpoint.end_lsn() <= durable
         };
         let checkpoint = self.checkpoints.iter().rev().find(durable_here).cloned();
         (entries, checkpoint)
@@ -196,20 +171,12 @@ impl Tail {
     /// Drops entries that objects hold and whose block was released (`released_below`). Returns how many.
     pub(crate) fn drop_released(&mut self, released_below: Lsn) -> usize {
         let mut dropped = 0;
-        while self.committed_entries > 0
-            && self
-                .entries
-                .front()
-                .is_some_and(|e| e.block.lsn() < released_below)
-        {
+        while self.committed_entries > 0 && self.entries.front().is_some_and(|e| e.block.lsn() < released_below) {
             self.entries.pop_front();
             self.committed_entries -= 1;
             dropped += 1;
         }
-        if dropped > 0
-            && self.entries.capacity() > 16
-            && self.entries.len() * 4 < self.entries.capacity()
-        {
+        if dropped > 0 && self.entries.capacity() > 16 && self.entries.len() * 4 < self.entries.capacity() {
             self.entries.shrink_to_fit();
         }
         dropped
@@ -225,10 +192,7 @@ impl Tail {
 
     /// Forgets entries that end at or below `start`, which must not be above `committed`. Returns how many.
     pub(crate) fn trim(&mut self, start: Offset) -> usize {
-        let below = self
-            .entries
-            .partition_point(|entry| entry.next <= start)
-            .min(self.committed_entries);
+        let below = self.entries.partition_point(|entry| entry.next <= start).min(self.committed_entries);
         self.entries.drain(..below);
         self.committed_entries -= below;
         below
@@ -259,13 +223,7 @@ impl Tail {
 
     /// Adds slices from `from` on to `out` while `budget` allows; the first record always fits when `out` is
     /// empty. `false` when the very next record is not in memory, so that nothing could be added.
-    pub(crate) fn collect(
-        &self,
-        from: Offset,
-        until: Offset,
-        max_bytes: usize,
-        out: &mut Fetched,
-    ) -> bool {
+    pub(crate) fn collect(&self, from: Offset, until: Offset, max_bytes: usize, out: &mut Fetched) -> bool {
         for entry in self.from(from) {
             if entry.next > until || !out.has_room(entry.len as usize, max_bytes) {
                 return true;
@@ -287,10 +245,6 @@ impl Fetched {
 
     pub(crate) fn push(&mut self, base_offset: Offset, next_offset: Offset, bytes: Bytes) {
         self.bytes += bytes.len();
-        self.slices.push(RecordSlice {
-            base_offset,
-            next_offset,
-            bytes,
-        });
+        self.slices.push(RecordSlice { base_offset, next_offset, bytes });
     }
 }

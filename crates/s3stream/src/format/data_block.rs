@@ -71,21 +71,11 @@ pub fn encode_table(records: &[RecordEntry], out: &mut BytesMut) {
 /// Decodes and verifies the table of the block that `entry` describes.
 pub fn decode_table(entry: &BlockEntry, bytes: &[u8]) -> Result<Vec<RecordEntry>, FormatError> {
     if bytes.len() as u64 != table_bytes(entry.records) {
-        return Err(FormatError::new(
-            PART,
-            format!(
-                "a table of {} bytes for {} records",
-                bytes.len(),
-                entry.records
-            ),
-        ));
+        return Err(FormatError::new(PART, format!("a table of {} bytes for {} records", bytes.len(), entry.records)));
     }
     let (covered, mut crc) = bytes.split_at(bytes.len() - 4);
     if crc.get_u32_le() != crc32c(covered) {
-        return Err(FormatError::new(
-            PART,
-            "the record table's CRC does not match",
-        ));
+        return Err(FormatError::new(PART, "the record table's CRC does not match"));
     }
     let mut left = covered;
     let mut records = Vec::with_capacity(entry.records as usize);
@@ -93,27 +83,16 @@ pub fn decode_table(entry: &BlockEntry, bytes: &[u8]) -> Result<Vec<RecordEntry>
     for _ in 0..entry.records {
         let record = decode_record(&mut left)?;
         let head = &record.head;
-        if u64::from(record.position) != position
-            || head.base_offset < offset
-            || head.next_offset <= head.base_offset
-        {
-            return Err(FormatError::new(
-                PART,
-                format!("the record at {} does not follow on", head.base_offset),
-            ));
+        if u64::from(record.position) != position || head.base_offset < offset || head.next_offset <= head.base_offset {
+            return Err(FormatError::new(PART, format!("the record at {} does not follow on", head.base_offset)));
         }
         position += u64::from(head.len);
         offset = head.next_offset;
         records.push(record);
     }
-    let fits = left.get_u32_le() == entry.records
-        && position == entry.payload_bytes()
-        && offset <= entry.end;
+    let fits = left.get_u32_le() == entry.records && position == entry.payload_bytes() && offset <= entry.end;
     if !fits {
-        return Err(FormatError::new(
-            PART,
-            "the record table does not add up to its index entry",
-        ));
+        return Err(FormatError::new(PART, "the record table does not add up to its index entry"));
     }
     Ok(records)
 }
@@ -125,35 +104,19 @@ fn decode_record(bytes: &mut &[u8]) -> Result<RecordEntry, FormatError> {
     let max_timestamp_ms = bytes.get_i64_le();
     let mut tag = [0; wal::TAG_BYTES];
     bytes.copy_to_slice(&mut tag);
-    Ok(RecordEntry {
-        head: RecordHead {
-            base_offset,
-            next_offset,
-            max_timestamp_ms,
-            len,
-            tag,
-        },
-        position,
-    })
+    Ok(RecordEntry { head: RecordHead { base_offset, next_offset, max_timestamp_ms, len, tag }, position })
 }
 
 impl DataBlock {
     /// Decodes and verifies the block that `entry` describes.
     pub fn decode(entry: &BlockEntry, bytes: &Bytes) -> Result<Self, FormatError> {
         if bytes.len() as u64 != u64::from(entry.size) {
-            return Err(FormatError::new(
-                PART,
-                format!("{} bytes instead of {}", bytes.len(), entry.size),
-            ));
+            return Err(FormatError::new(PART, format!("{} bytes instead of {}", bytes.len(), entry.size)));
         }
-        let payload_bytes = usize::try_from(entry.payload_bytes())
-            .map_err(|_| FormatError::new(PART, "too large"))?;
+        let payload_bytes = usize::try_from(entry.payload_bytes()).map_err(|_| FormatError::new(PART, "too large"))?;
         let payloads = bytes.slice(..payload_bytes);
         if crc32c(&payloads) != entry.crc {
-            return Err(FormatError::new(
-                PART,
-                format!("the payloads' CRC at {} does not match", entry.position),
-            ));
+            return Err(FormatError::new(PART, format!("the payloads' CRC at {} does not match", entry.position)));
         }
         let records = decode_table(entry, &bytes[payload_bytes..])?;
         Ok(Self { payloads, records })
@@ -178,16 +141,8 @@ impl DataBlock {
 
     /// Adds the records from `from` up to `until` as one slice, while `max_bytes` allows. `true` when more
     /// may follow in the next block.
-    pub(crate) fn collect(
-        &self,
-        from: Offset,
-        until: Offset,
-        max_bytes: usize,
-        out: &mut Fetched,
-    ) -> bool {
-        let first = self
-            .records
-            .partition_point(|record| record.head.next_offset <= from);
+    pub(crate) fn collect(&self, from: Offset, until: Offset, max_bytes: usize, out: &mut Fetched) -> bool {
+        let first = self.records.partition_point(|record| record.head.next_offset <= from);
         let Some(start) = self.records.get(first) else {
             return true;
         };
@@ -206,11 +161,7 @@ impl DataBlock {
         if end > first {
             let last = &self.records[end - 1];
             let range = start.position as usize..last.position as usize + last.head.len as usize;
-            out.push(
-                start.head.base_offset,
-                last.head.next_offset,
-                self.payloads.slice(range),
-            );
+            out.push(start.head.base_offset, last.head.next_offset, self.payloads.slice(range));
         }
         more
     }

@@ -85,10 +85,7 @@ impl Footer {
     pub fn decode(bytes: &[u8], object_bytes: u64) -> Result<Self, FormatError> {
         let start = bytes.len().checked_sub(FOOTER_BYTES);
         let Some(mut left) = start.map(|start| &bytes[start..]) else {
-            return Err(FormatError::new(
-                PART,
-                format!("an object of {object_bytes} bytes has no footer"),
-            ));
+            return Err(FormatError::new(PART, format!("an object of {object_bytes} bytes has no footer")));
         };
         let covered = &left[..FOOTER_BYTES - 4];
         if !left.starts_with(MAGIC) {
@@ -97,10 +94,7 @@ impl Footer {
         left.advance(MAGIC.len());
         let version = left.get_u16_le();
         if version != VERSION {
-            return Err(FormatError::new(
-                PART,
-                format!("version {version} is not known"),
-            ));
+            return Err(FormatError::new(PART, format!("version {version} is not known")));
         }
         left.advance(2);
         let footer = Self {
@@ -120,10 +114,7 @@ impl Footer {
         }
         let index_end = footer.index_position.checked_add(footer.index_bytes());
         if index_end.and_then(|end| end.checked_add(FOOTER_BYTES as u64)) != Some(object_bytes) {
-            return Err(FormatError::new(
-                PART,
-                format!("the parts do not add up to {object_bytes} bytes"),
-            ));
+            return Err(FormatError::new(PART, format!("the parts do not add up to {object_bytes} bytes")));
         }
         Ok(footer)
     }

@@ -22,10 +22,7 @@ pub struct FormatError {
 
 impl FormatError {
     pub(crate) fn new(part: &'static str, reason: impl Into<String>) -> Self {
-        Self {
-            part,
-            reason: reason.into(),
-        }
+        Self { part, reason: reason.into() }
     }
 }
 
@@ -56,10 +53,7 @@ impl Crc {
 /// Fails unless `bytes` has at least `len` left.
 pub(crate) fn need(part: &'static str, bytes: &impl Buf, len: usize) -> Result<(), FormatError> {
     if bytes.remaining() < len {
-        return Err(FormatError::new(
-            part,
-            format!("{len} bytes expected, {} left", bytes.remaining()),
-        ));
+        return Err(FormatError::new(part, format!("{len} bytes expected, {} left", bytes.remaining())));
     }
     Ok(())
 }

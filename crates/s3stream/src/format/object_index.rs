@@ -147,28 +147,15 @@ impl ObjectIndex {
     /// Decodes and verifies the index that `footer` describes.
     pub fn decode(footer: &Footer, mut bytes: &[u8]) -> Result<Self, FormatError> {
         if bytes.len() as u64 != footer.index_bytes() {
-            return Err(FormatError::new(
-                PART,
-                format!("{} bytes instead of {}", bytes.len(), footer.index_bytes()),
-            ));
+            return Err(FormatError::new(PART, format!("{} bytes instead of {}", bytes.len(), footer.index_bytes())));
         }
         if crc32c(bytes) != footer.index_crc {
             return Err(FormatError::new(PART, "its CRC does not match"));
         }
-        let slices = (0..footer.slices)
-            .map(|_| decode_slice(&mut bytes))
-            .collect();
-        let blocks = (0..footer.blocks)
-            .map(|_| decode_block(&mut bytes))
-            .collect();
-        let checkpoints = (0..footer.checkpoints)
-            .map(|_| decode_checkpoint(&mut bytes))
-            .collect();
-        let index = Self {
-            slices,
-            blocks,
-            checkpoints,
-        };
+        let slices = (0..footer.slices).map(|_| decode_slice(&mut bytes)).collect();
+        let blocks = (0..footer.blocks).map(|_| decode_block(&mut bytes)).collect();
+        let checkpoints = (0..footer.checkpoints).map(|_| decode_checkpoint(&mut bytes)).collect();
+        let index = Self { slices, blocks, checkpoints };
         index.validate(footer.index_position)?;
         Ok(index)
     }
@@ -177,12 +164,8 @@ impl ObjectIndex {
     fn validate(&self, data_end: u64) -> Result<(), FormatError> {
         let refuse = |reason: String| Err(FormatError::new(PART, reason));
         for block in &self.blocks {
-            let inside = block
-                .position
-                .checked_add(u64::from(block.size))
-                .is_some_and(|end| end <= data_end);
-            let sane =
-                block.base < block.end && u64::from(block.size) >= table_bytes(block.records);
+            let inside = block.position.checked_add(u64::from(block.size)).is_some_and(|end| end <= data_end);
+            let sane = block.base < block.end && u64::from(block.size) >= table_bytes(block.records);
             if !inside || !sane || block.records == 0 {
                 return refuse(format!("the block at {} does not fit", block.position));
             }
@@ -190,22 +173,14 @@ impl ObjectIndex {
         for checkpoint in &self.checkpoints {
             let end = checkpoint.position.checked_add(u64::from(checkpoint.len));
             if end.is_none_or(|end| end > data_end) {
-                return refuse(format!(
-                    "the checkpoint at {} does not fit",
-                    checkpoint.position
-                ));
+                return refuse(format!("the checkpoint at {} does not fit", checkpoint.position));
             }
         }
-        let blocks_in_order = self
-            .blocks
-            .is_sorted_by(|a, b| (a.stream, a.end) <= (b.stream, b.base) || a.stream < b.stream);
-        let slices_in_order = self
-            .slices
-            .is_sorted_by(|a, b| a.stream < b.stream || (a.stream == b.stream && a.end <= b.start));
-        if !blocks_in_order
-            || !slices_in_order
-            || self.slices.iter().any(|slice| slice.start > slice.end)
-        {
+        let blocks_in_order =
+            self.blocks.is_sorted_by(|a, b| (a.stream, a.end) <= (b.stream, b.base) || a.stream < b.stream);
+        let slices_in_order =
+            self.slices.is_sorted_by(|a, b| a.stream < b.stream || (a.stream == b.stream && a.end <= b.start));
+        if !blocks_in_order || !slices_in_order || self.slices.iter().any(|slice| slice.start > slice.end) {
             return refuse("entries are out of order".to_owned());
         }
         Ok(())
@@ -222,9 +197,7 @@ impl ObjectIndex {
     /// The checkpoint of `stream` at `offset`.
     #[must_use]
     pub fn checkpoint_of(&self, stream: StreamId, offset: Offset) -> Option<&CheckpointIndexEntry> {
-        self.checkpoints
-            .iter()
-            .find(|checkpoint| checkpoint.stream == stream && checkpoint.offset == offset)
+        self.checkpoints.iter().find(|checkpoint| checkpoint.stream == stream && checkpoint.offset == offset)
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {

@@ -43,20 +43,9 @@ pub(crate) struct BuiltObject {
 
 impl ObjectBuilder {
     /// Starts a slice, ending the one before.
-    pub(crate) fn begin_slice(
-        &mut self,
-        stream: StreamId,
-        epoch: StreamEpoch,
-        start: Offset,
-        end: Offset,
-    ) {
+    pub(crate) fn begin_slice(&mut self, stream: StreamId, epoch: StreamEpoch, start: Offset, end: Offset) {
         self.close_block();
-        self.index.slices.push(SliceEntry {
-            stream,
-            epoch,
-            start,
-            end,
-        });
+        self.index.slices.push(SliceEntry { stream, epoch, start, end });
     }
 
     /// Adds a record to the slice.
@@ -68,8 +57,7 @@ impl ObjectBuilder {
         if self.open.records.is_empty() {
             self.open.position = self.position;
         }
-        let position =
-            u32::try_from(self.open.payload_bytes).expect("a block is closed long before 4 GiB");
+        let position = u32::try_from(self.open.payload_bytes).expect("a block is closed long before 4 GiB");
         self.open.crc.get_or_insert_with(Crc::new).update(&payload);
         self.open.payload_bytes += payload.len();
         self.open.records.push(RecordEntry { head, position });
@@ -99,24 +87,16 @@ impl ObjectBuilder {
 
     fn close_block(&mut self) {
         let open = std::mem::take(&mut self.open);
-        let (Some(first), Some(last), Some(slice)) = (
-            open.records.first(),
-            open.records.last(),
-            self.index.slices.last(),
-        ) else {
+        let (Some(first), Some(last), Some(slice)) =
+            (open.records.first(), open.records.last(), self.index.slices.last())
+        else {
             return;
         };
         let (stream, base, end) = (slice.stream, first.head.base_offset, last.head.next_offset);
-        let max_timestamp_ms = open
-            .records
-            .iter()
-            .map(|record| record.head.max_timestamp_ms)
-            .max()
-            .unwrap_or(-1);
+        let max_timestamp_ms = open.records.iter().map(|record| record.head.max_timestamp_ms).max().unwrap_or(-1);
         let mut table = BytesMut::new();
         encode_table(&open.records, &mut table);
-        let size =
-            u32::try_from(open.payload_bytes + table.len()).expect("a block is far below 4 GiB");
+        let size = u32::try_from(open.payload_bytes + table.len()).expect("a block is far below 4 GiB");
         self.index.blocks.push(BlockEntry {
             stream,
             base,
@@ -131,11 +111,7 @@ impl ObjectBuilder {
     }
 
     /// Closes the object: `descriptor` with its size filled in.
-    pub(crate) fn finish(
-        mut self,
-        node: common::NodeId,
-        mut descriptor: ObjectDescriptor,
-    ) -> BuiltObject {
+    pub(crate) fn finish(mut self, node: common::NodeId, mut descriptor: ObjectDescriptor) -> BuiltObject {
         self.close_block();
         for (stream, offset, payload) in std::mem::take(&mut self.checkpoints) {
             self.index.checkpoints.push(CheckpointIndexEntry {
@@ -147,8 +123,7 @@ impl ObjectBuilder {
             });
             self.push(payload);
         }
-        let count =
-            |len: usize| u32::try_from(len).expect("an object holds fewer than 2^32 entries");
+        let count = |len: usize| u32::try_from(len).expect("an object holds fewer than 2^32 entries");
         let mut index = BytesMut::new();
         self.index.encode(&mut index);
         let footer = Footer {
@@ -166,9 +141,6 @@ impl ObjectBuilder {
         self.push(index.freeze());
         self.flush_copied();
         descriptor.size = self.position;
-        BuiltObject {
-            parts: self.parts,
-            descriptor,
-        }
+        BuiltObject { parts: self.parts, descriptor }
     }
 }

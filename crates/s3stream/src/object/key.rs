@@ -25,11 +25,7 @@ pub(crate) fn parse_key(prefix: &str, key: &Path) -> Option<(NodeEpoch, ObjectId
     let epoch = parts.next()?.as_ref().parse().ok()?;
     let name = parts.next()?;
     let (id, attempt) = name.as_ref().split_once('-')?;
-    let parsed = (
-        NodeEpoch(epoch),
-        ObjectId(id.parse().ok()?),
-        attempt.parse().ok()?,
-    );
+    let parsed = (NodeEpoch(epoch), ObjectId(id.parse().ok()?), attempt.parse().ok()?);
     parts.next().is_none().then_some(parsed)
 }
 
@@ -39,26 +35,12 @@ mod tests {
 
     #[test]
     fn keys_are_as_documented_and_parse_back() {
-        let object = ObjectDescriptor {
-            id: ObjectId(42),
-            node_epoch: NodeEpoch(7),
-            attempt: 3,
-            size: 9,
-        };
+        let object = ObjectDescriptor { id: ObjectId(42), node_epoch: NodeEpoch(7), attempt: 3, size: 9 };
         let key = object_key("clusters/a", &object);
-        assert_eq!(
-            key.as_ref(),
-            "clusters/a/objects/0000000007/0000000000000042-3"
-        );
-        assert_eq!(
-            parse_key("clusters/a", &key),
-            Some((NodeEpoch(7), ObjectId(42), 3))
-        );
+        assert_eq!(key.as_ref(), "clusters/a/objects/0000000007/0000000000000042-3");
+        assert_eq!(parse_key("clusters/a", &key), Some((NodeEpoch(7), ObjectId(42), 3)));
         assert_eq!(parse_key("clusters/b", &key), None);
-        assert_eq!(
-            object_key("", &object).as_ref(),
-            "objects/0000000007/0000000000000042-3"
-        );
+        assert_eq!(object_key("", &object).as_ref(), "objects/0000000007/0000000000000042-3");
         assert_eq!(parse_key("", &Path::from("objects/7/42")), None);
         assert_eq!(parse_key("", &Path::from("objects/7/42-1/x")), None);
     }

@@ -31,15 +31,10 @@ pub(crate) async fn put(core: &Core, object: BuiltObject) -> Result<(), PutError
     let BuiltObject { parts, descriptor } = object;
     let key = object_key(&core.settings.prefix, &descriptor);
     let payload: PutPayload = parts.into_iter().collect();
-    let options = PutOptions {
-        mode: PutMode::Create,
-        ..PutOptions::default()
-    };
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     match core.objects.put_opts(&key, payload, options).await {
         Ok(_) => Ok(()),
-        Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-            verify(core, &key, &descriptor).await
-        }
+        Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => verify(core, &key, &descriptor).await,
         Err(error) if certainly_failed(&error) => Err(PutError::Failed(error.to_string())),
         Err(error) => Err(PutError::Ambiguous(error.to_string())),
     }
@@ -69,13 +64,7 @@ async fn verify(core: &Core, key: &Path, descriptor: &ObjectDescriptor) -> Resul
     let bytes: Bytes = core.objects.get_range(key, range).await.map_err(unknown)?;
     let ours = |footer: Footer| {
         let NodeId(node) = core.settings.node;
-        footer.object == descriptor.id
-            && footer.node_epoch == descriptor.node_epoch
-            && footer.node.0 == node
+        footer.object == descriptor.id && footer.node_epoch == descriptor.node_epoch && footer.node.0 == node
     };
-    if Footer::decode(&bytes, size).is_ok_and(ours) {
-        Ok(())
-    } else {
-        Err(PutError::Taken)
-    }
+    if Footer::decode(&bytes, size).is_ok_and(ours) { Ok(()) } else { Err(PutError::Taken) }
 }

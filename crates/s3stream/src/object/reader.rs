@@ -48,9 +48,7 @@ impl From<ObjectReadError> for FetchError {
     fn from(error: ObjectReadError) -> Self {
         match error {
             ObjectReadError::Corrupt { .. } => Self::Corrupt(error.to_string()),
-            ObjectReadError::Gone(_) | ObjectReadError::Unavailable(_) => {
-                Self::Unavailable(error.to_string())
-            }
+            ObjectReadError::Gone(_) | ObjectReadError::Unavailable(_) => Self::Unavailable(error.to_string()),
         }
     }
 }
@@ -64,10 +62,7 @@ pub(crate) struct ReadBudgets {
 
 impl ReadBudgets {
     pub(crate) fn new(bytes: u64) -> Self {
-        Self {
-            tail: ByteBudget::new(bytes),
-            catch_up: ByteBudget::new(bytes),
-        }
+        Self { tail: ByteBudget::new(bytes), catch_up: ByteBudget::new(bytes) }
     }
 
     pub(crate) fn of(&self, class: ReadClass) -> &ByteBudget {
@@ -87,24 +82,14 @@ async fn get(
 ) -> Result<Vec<Bytes>, ObjectReadError> {
     let key = object_key(&core.settings.prefix, object);
     let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-    let _lease = core
-        .read_budgets
-        .of(class)
-        .take(bytes.max(REQUEST_BYTES_MIN))
-        .await;
+    let _lease = core.read_budgets.of(class).take(bytes.max(REQUEST_BYTES_MIN)).await;
     let got = match ranges {
-        [range] => core
-            .objects
-            .get_range(&key, range.clone())
-            .await
-            .map(|bytes| vec![bytes]),
+        [range] => core.objects.get_range(&key, range.clone()).await.map(|bytes| vec![bytes]),
         ranges => core.objects.get_ranges(&key, ranges).await,
     };
     match got {
         Ok(got) if got.len() == ranges.len() => Ok(got),
-        Ok(_) => Err(ObjectReadError::Unavailable(format!(
-            "the store answered other ranges of {key}"
-        ))),
+        Ok(_) => Err(ObjectReadError::Unavailable(format!("the store answered other ranges of {key}"))),
         Err(object_store::Error::NotFound { .. }) => Err(ObjectReadError::Gone(key.to_string())),
         Err(error) => Err(ObjectReadError::Unavailable(error.to_string())),
     }
@@ -123,10 +108,8 @@ async fn get_verified<T>(
         Err(error) => error,
     };
     tracing::warn!(object = %object.id, error = %first, "damaged bytes from the object store, reading them again");
-    let corrupt = |error| ObjectReadError::Corrupt {
-        object: object_key(&core.settings.prefix, object).to_string(),
-        error,
-    };
+    let corrupt =
+        |error| ObjectReadError::Corrupt { object: object_key(&core.settings.prefix, object).to_string(), error };
     decode(&get(core, object, ranges, class).await?).map_err(corrupt)
 }
 
@@ -136,11 +119,7 @@ pub(crate) async fn index(
     object: &ObjectDescriptor,
     class: ReadClass,
 ) -> Result<Arc<ObjectIndex>, ObjectReadError> {
-    let guard = match core
-        .block_cache
-        .get_or_guard(&CacheKey::Index(object.id))
-        .await
-    {
+    let guard = match core.block_cache.get_or_guard(&CacheKey::Index(object.id)).await {
         Ok(Cached::Index(index)) => return Ok(index),
         Ok(_) => unreachable!("an index key only ever maps to an index"),
         Err(guard) => guard,
@@ -162,35 +141,16 @@ pub(crate) async fn load_index(
     let decode = |parts: &[Bytes]| {
         let tail = parts.concat();
         let footer = Footer::decode(&tail, object.size)?;
-        if footer.object != object.id
-            || footer.attempt != object.attempt
-            || footer.node_epoch != object.node_epoch
-        {
-            return Err(FormatError::new(
-                "footer",
-                format!("it is of object {}", footer.object),
-            ));
+        if footer.object != object.id || footer.attempt != object.attempt || footer.node_epoch != object.node_epoch {
+            return Err(FormatError::new("footer", format!("it is of object {}", footer.object)));
         }
         let Some(from) = footer.index_position.checked_sub(start) else {
             return Ok((footer, None));
         };
         let from = usize::try_from(from).map_err(|_| FormatError::new("footer", "too large"))?;
-        Ok((
-            footer,
-            Some(ObjectIndex::decode(
-                &footer,
-                &tail[from..tail.len() - FOOTER_BYTES],
-            )?),
-        ))
+        Ok((footer, Some(ObjectIndex::decode(&footer, &tail[from..tail.len() - FOOTER_BYTES])?)))
     };
-    let (footer, decoded) = get_verified(
-        core,
-        object,
-        std::slice::from_ref(&tail_range),
-        class,
-        decode,
-    )
-    .await?;
+    let (footer, decoded) = get_verified(core, object, std::slice::from_ref(&tail_range), class, decode).await?;
     if let Some(index) = decoded {
         return Ok(index);
     }
@@ -211,10 +171,7 @@ pub(crate) async fn blocks(
     let mut found: Vec<Option<Arc<DataBlock>>> = vec![None; entries.len()];
     let mut mine: Vec<(usize, Guard<'_>)> = Vec::new();
     for (at, entry) in entries.iter().enumerate() {
-        match core
-            .block_cache
-            .lookup(&CacheKey::Data(object.id, entry.position))
-        {
+        match core.block_cache.lookup(&CacheKey::Data(object.id, entry.position)) {
             Lookup::Found(cached) => found[at] = Some(data_block(cached)),
             Lookup::Mine(guard) => mine.push((at, guard)),
             Lookup::Loading => {}
@@ -245,11 +202,7 @@ async fn one_block(
     entry: &BlockEntry,
     class: ReadClass,
 ) -> Result<Arc<DataBlock>, ObjectReadError> {
-    match core
-        .block_cache
-        .get_or_guard(&CacheKey::Data(object.id, entry.position))
-        .await
-    {
+    match core.block_cache.get_or_guard(&CacheKey::Data(object.id, entry.position)).await {
         Ok(cached) => Ok(data_block(cached)),
         Err(guard) => {
             let loaded = load_blocks(core, object, std::slice::from_ref(entry), class).await?;
@@ -274,17 +227,10 @@ pub(crate) async fn load_blocks(
     entries: &[BlockEntry],
     class: ReadClass,
 ) -> Result<Vec<Arc<DataBlock>>, ObjectReadError> {
-    let ranges: Vec<Range<u64>> = entries
-        .iter()
-        .map(|entry| entry.position..entry.end_position())
-        .collect();
+    let ranges: Vec<Range<u64>> = entries.iter().map(|entry| entry.position..entry.end_position()).collect();
     get_verified(core, object, &ranges, class, |parts| {
         let decode = |(entry, bytes): (&BlockEntry, &Bytes)| {
-            let own = if bytes.is_unique() {
-                bytes.clone()
-            } else {
-                Bytes::copy_from_slice(bytes)
-            };
+            let own = if bytes.is_unique() { bytes.clone() } else { Bytes::copy_from_slice(bytes) };
             DataBlock::decode(entry, &own).map(Arc::new)
         };
         entries.iter().zip(parts).map(decode).collect()
@@ -301,29 +247,18 @@ pub(crate) async fn tables(
 ) -> Result<Vec<Vec<RecordEntry>>, ObjectReadError> {
     let cached: Option<Vec<_>> = entries
         .iter()
-        .map(|entry| {
-            match core
-                .block_cache
-                .get(&CacheKey::Data(object.id, entry.position))
-            {
-                Some(Cached::Data(block)) => Some(block.records().to_vec()),
-                _ => None,
-            }
+        .map(|entry| match core.block_cache.get(&CacheKey::Data(object.id, entry.position)) {
+            Some(Cached::Data(block)) => Some(block.records().to_vec()),
+            _ => None,
         })
         .collect();
     if let Some(cached) = cached {
         return Ok(cached);
     }
-    let ranges: Vec<Range<u64>> = entries
-        .iter()
-        .map(|entry| entry.end_position() - table_bytes(entry.records)..entry.end_position())
-        .collect();
+    let ranges: Vec<Range<u64>> =
+        entries.iter().map(|entry| entry.end_position() - table_bytes(entry.records)..entry.end_position()).collect();
     get_verified(core, object, &ranges, class, |parts| {
-        entries
-            .iter()
-            .zip(parts)
-            .map(|(entry, bytes)| decode_table(entry, bytes))
-            .collect()
+        entries.iter().zip(parts).map(|(entry, bytes)| decode_table(entry, bytes)).collect()
     })
     .await
 }
@@ -338,14 +273,8 @@ pub(crate) async fn checkpoint(
     let class = ReadClass::CatchUp;
     let index = index(core, object, class).await?;
     let Some(entry) = index.checkpoint_of(stream, offset).copied() else {
-        let error = FormatError::new(
-            "checkpoints",
-            format!("none of stream {stream} at {offset}"),
-        );
-        return Err(ObjectReadError::Corrupt {
-            object: object.id.to_string(),
-            error,
-        });
+        let error = FormatError::new("checkpoints", format!("none of stream {stream} at {offset}"));
+        return Err(ObjectReadError::Corrupt { object: object.id.to_string(), error });
     };
     let range = entry.position..entry.position + u64::from(entry.len);
     if range.is_empty() {

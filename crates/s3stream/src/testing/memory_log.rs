@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use common::Lsn;
+use common::{Lsn, NodeEpoch};
 use parking_lot::Mutex;
 use wal::{
-    AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, RecordRef,
-    Recovered, WalFailed, WriteAheadLog,
+    AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, RecordRef, Recovered, WalFailed,
+    WriteAheadLog,
 };
 
 /// Bytes before each payload, so that payloads are apart as in a real block.
@@ -39,13 +39,7 @@ impl MemoryLog {
     /// before its append returns.
     #[must_use]
     pub fn new(capacity: u64, block_bytes: usize, auto_flush: bool) -> Self {
-        Self {
-            durable: Arc::default(),
-            capacity,
-            block_bytes,
-            auto_flush,
-            state: Mutex::default(),
-        }
+        Self { durable: Arc::default(), capacity, block_bytes, auto_flush, state: Mutex::default() }
     }
 
     /// Makes everything durable.
@@ -63,10 +57,7 @@ impl MemoryLog {
             .records
             .iter()
             .filter(|record| record.block.lsn().0 >= state.trimmed && record.block.lsn() < end)
-            .map(|record| RecordRef {
-                block: Arc::new(Block::new(record.block.lsn())),
-                ..record.clone()
-            })
+            .map(|record| RecordRef { block: Arc::new(Block::new(record.block.lsn())), ..record.clone() })
             .collect();
         let after = State {
             end: end.0,
@@ -103,6 +94,10 @@ impl MemoryLog {
 }
 
 impl WriteAheadLog for MemoryLog {
+    fn set_node_epoch(&self, _epoch: NodeEpoch) {
+        // There are no block headers to carry it.
+    }
+
     fn append(
         &self,
         meta: &RecordMeta,
@@ -115,17 +110,11 @@ impl WriteAheadLog for MemoryLog {
         if state.end - state.trimmed + needed > self.capacity {
             return Err(AppendError::Full);
         }
-        if state
-            .open
-            .as_ref()
-            .is_some_and(|(_, bytes)| bytes.len() + payload.len() > self.block_bytes)
-        {
+        if state.open.as_ref().is_some_and(|(_, bytes)| bytes.len() + payload.len() > self.block_bytes) {
             Self::seal(state);
         }
         let end = state.end;
-        let (block, bytes) = state
-            .open
-            .get_or_insert_with(|| (Arc::new(Block::new(Lsn(end))), BytesMut::new()));
+        let (block, bytes) = state.open.get_or_insert_with(|| (Arc::new(Block::new(Lsn(end))), BytesMut::new()));
         bytes.extend_from_slice(&[0; HEADER_BYTES]);
         let position = bytes.len();
         bytes.extend_from_slice(payload);
@@ -133,12 +122,7 @@ impl WriteAheadLog for MemoryLog {
         let block = Arc::clone(block);
         let (position, len) = (position as u32, payload.len() as u32);
         state.end += needed;
-        state.records.push(RecordRef {
-            meta: *meta,
-            block: Arc::clone(&block),
-            position,
-            len,
-        });
+        state.records.push(RecordRef { meta: *meta, block: Arc::clone(&block), position, len });
         let end = Lsn(state.end);
         if self.auto_flush {
             Self::seal(state);
@@ -147,12 +131,7 @@ impl WriteAheadLog for MemoryLog {
         if self.auto_flush {
             self.durable.advance(end);
         }
-        Ok(Appended {
-            end,
-            block,
-            position,
-            len,
-        })
+        Ok(Appended { end, block, position, len })
     }
 
     fn durable(&self) -> &Arc<DurableLsn> {
@@ -162,11 +141,7 @@ impl WriteAheadLog for MemoryLog {
     fn read_block(&self, block_lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>> {
         let mut state = self.state.lock();
         state.reads += 1;
-        let found = state
-            .disk
-            .get(&block_lsn.0)
-            .cloned()
-            .ok_or(ReadError::NotFound(block_lsn));
+        let found = state.disk.get(&block_lsn.0).cloned().ok_or(ReadError::NotFound(block_lsn));
         Box::pin(std::future::ready(found.map(|bytes| {
             let block = Block::new(block_lsn);
             block.publish(bytes);
@@ -177,23 +152,14 @@ impl WriteAheadLog for MemoryLog {
     fn trim(&self, before: Lsn) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        assert!(
-            before <= self.durable.get(),
-            "only what is durable is trimmed"
-        );
-        let next = state
-            .disk
-            .range(before.0..)
-            .next()
-            .map_or(before.0, |(lsn, _)| before.0.min(*lsn));
+        assert!(before <= self.durable.get(), "only what is durable is trimmed");
+        let next = state.disk.range(before.0..).next().map_or(before.0, |(lsn, _)| before.0.min(*lsn));
         state.trimmed = state.trimmed.max(next);
         let trimmed = state.trimmed;
+        state.disk.retain(|lsn, bytes| lsn + bytes.len() as u64 > trimmed);
         state
-            .disk
-            .retain(|lsn, bytes| lsn + bytes.len() as u64 > trimmed);
-        state.records.retain(|record| {
-            record.block.lsn().0 >= trimmed || state.disk.contains_key(&record.block.lsn().0)
-        });
+            .records
+            .retain(|record| record.block.lsn().0 >= trimmed || state.disk.contains_key(&record.block.lsn().0));
     }
 
     fn capacity(&self) -> u64 {

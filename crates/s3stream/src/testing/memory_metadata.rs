@@ -6,8 +6,8 @@ use common::{ObjectId, Offset, StreamEpoch, StreamId};
 use parking_lot::Mutex;
 
 use crate::ports::{
-    CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager,
-    PortError, SliceCommit, SliceOutcome, StreamManager, StreamMetadata,
+    CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager, PortError, SliceCommit,
+    SliceOutcome, StreamManager, StreamMetadata,
 };
 
 /// See the module. Survives the "crash" of a stream store that was built on it.
@@ -82,40 +82,24 @@ impl MemoryMetadata {
     /// All ranges of a stream.
     #[must_use]
     pub fn all_ranges(&self, stream: StreamId) -> Vec<CommittedRange> {
-        self.state
-            .lock()
-            .streams
-            .get(&stream)
-            .map(|stream| stream.ranges.clone())
-            .unwrap_or_default()
+        self.state.lock().streams.get(&stream).map(|stream| stream.ranges.clone()).unwrap_or_default()
     }
 }
 
 impl State {
     fn available(&self) -> Result<(), PortError> {
-        if self.unavailable {
-            Err(PortError::Unavailable("switched off".to_owned()))
-        } else {
-            Ok(())
-        }
+        if self.unavailable { Err(PortError::Unavailable("switched off".to_owned())) } else { Ok(()) }
     }
 
     fn referenced(&self) -> BTreeSet<ObjectId> {
         let of_stream = |stream: &StreamState| {
             let ranges = stream.ranges.iter().map(|range| range.object.id);
-            ranges
-                .chain(stream.checkpoint.map(|(object, _)| object))
-                .collect::<Vec<_>>()
+            ranges.chain(stream.checkpoint.map(|(object, _)| object)).collect::<Vec<_>>()
         };
         self.streams.values().flat_map(of_stream).collect()
     }
 
-    fn judge(
-        &mut self,
-        object: &ObjectDescriptor,
-        slice: &SliceCommit,
-        replaces: &[ObjectId],
-    ) -> SliceOutcome {
+    fn judge(&mut self, object: &ObjectDescriptor, slice: &SliceCommit, replaces: &[ObjectId]) -> SliceOutcome {
         let Some(stream) = self.streams.get_mut(&slice.stream) else {
             return SliceOutcome::Stale;
         };
@@ -126,32 +110,27 @@ impl State {
             bytes: slice.bytes,
             max_timestamp_ms: slice.max_timestamp_ms,
         };
-        let committed = if replaces.is_empty() {
-            stream.append(slice, range)
-        } else {
-            stream.swap(range, replaces)
-        };
+        let committed = if replaces.is_empty() { stream.append(slice, range) } else { stream.swap(range, replaces) };
         if committed {
-            let newer =
-                |offset: &Offset| stream.checkpoint.is_none_or(|(_, known)| *offset >= known);
+            let newer = |offset: &Offset| stream.checkpoint.is_none_or(|(_, known)| *offset >= known);
             if let Some(offset) = slice.checkpoint.filter(newer) {
                 stream.checkpoint = Some((object.id, offset));
             }
             stream.assert_contiguous();
         }
-        if committed {
-            SliceOutcome::Committed
-        } else {
-            SliceOutcome::Stale
-        }
+        if committed { SliceOutcome::Committed } else { SliceOutcome::Stale }
     }
 }
 
 impl StreamState {
     fn append(&mut self, slice: &SliceCommit, range: CommittedRange) -> bool {
-        let fits = slice.epoch == self.epoch && slice.start == self.end && slice.end > slice.start;
+        // Below the stream's start nothing has to be there, so a trimmed gap may be skipped.
+        let continues = slice.start == self.end || (slice.start > self.end && slice.start <= self.start);
+        let fits = slice.epoch == self.epoch && continues && slice.end > slice.start;
         if fits {
-            self.ranges.push(range);
+            if range.end > self.start {
+                self.ranges.push(range);
+            }
             self.end = range.end;
         }
         fits
@@ -164,10 +143,7 @@ impl StreamState {
         let Some(first) = self.ranges.iter().position(covered) else {
             return false;
         };
-        let count = self.ranges[first..]
-            .iter()
-            .take_while(|known| covered(known))
-            .count();
+        let count = self.ranges[first..].iter().take_while(|known| covered(known)).count();
         let old = &self.ranges[first..first + count];
         let same = old[0].start.max(self.start) == range.start && old[count - 1].end == range.end;
         let all_replaced = old.iter().all(|known| replaces.contains(&known.object.id));
@@ -181,24 +157,12 @@ impl StreamState {
     fn assert_contiguous(&self) {
         let mut expected = None;
         for range in &self.ranges {
-            assert!(
-                expected.is_none_or(|expected| expected == range.start),
-                "ranges of a stream are contiguous"
-            );
+            assert!(expected.is_none_or(|expected| expected == range.start), "ranges of a stream are contiguous");
             assert!(range.end > range.start, "ranges are not empty");
             expected = Some(range.end);
         }
-        assert_eq!(
-            expected.unwrap_or(self.end),
-            self.end,
-            "ranges end at the committed end"
-        );
-        assert!(
-            self.ranges
-                .first()
-                .is_none_or(|range| range.start <= self.start),
-            "ranges cover the start"
-        );
+        assert_eq!(expected.unwrap_or(self.end), self.end, "ranges end at the committed end");
+        assert!(self.ranges.first().is_none_or(|range| range.start <= self.start), "ranges cover the start");
     }
 }
 
@@ -207,34 +171,17 @@ impl StreamManager for MemoryMetadata {
     fn stream(&self, stream: StreamId) -> Option<StreamMetadata> {
         let state = self.state.lock();
         let known = state.streams.get(&stream)?;
-        let checkpoint = known.checkpoint.map(|(object, offset)| CheckpointRef {
-            object: state.objects[&object],
-            offset,
-        });
-        Some(StreamMetadata {
-            epoch: known.epoch,
-            start: known.start,
-            end: known.end,
-            checkpoint,
-        })
+        let checkpoint =
+            known.checkpoint.map(|(object, offset)| CheckpointRef { object: state.objects[&object], offset });
+        Some(StreamMetadata { epoch: known.epoch, start: known.start, end: known.end, checkpoint })
     }
 
-    async fn trim(
-        &self,
-        stream: StreamId,
-        epoch: StreamEpoch,
-        start: Offset,
-    ) -> Result<(), PortError> {
+    async fn trim(&self, stream: StreamId, epoch: StreamEpoch, start: Offset) -> Result<(), PortError> {
         let mut state = self.state.lock();
         state.available()?;
-        let Some(known) = state
-            .streams
-            .get_mut(&stream)
-            .filter(|known| known.epoch == epoch)
-        else {
+        let Some(known) = state.streams.get_mut(&stream).filter(|known| known.epoch == epoch) else {
             return Err(PortError::Fenced(format!("stream {stream}")));
         };
-        assert!(start <= known.end, "only what is committed can be trimmed");
         known.start = known.start.max(start);
         known.ranges.retain(|range| range.end > known.start);
         known.assert_contiguous();
@@ -247,7 +194,7 @@ impl ObjectManager for MemoryMetadata {
     async fn lease_object_ids(&self, count: u32) -> Result<ObjectId, PortError> {
         let mut state = self.state.lock();
         state.available()?;
-        let first = state.next_object;
+        let first = state.next_object + 1;
         state.next_object += u64::from(count);
         Ok(ObjectId(first))
     }
@@ -280,35 +227,19 @@ impl ObjectManager for MemoryMetadata {
         Ok(outcomes)
     }
 
-    fn ranges(
-        &self,
-        stream: StreamId,
-        from: Offset,
-        until: Offset,
-        limit: usize,
-    ) -> Vec<CommittedRange> {
+    fn ranges(&self, stream: StreamId, from: Offset, until: Offset, limit: usize) -> Vec<CommittedRange> {
         let state = self.state.lock();
         let Some(known) = state.streams.get(&stream) else {
             return Vec::new();
         };
         let overlaps = |range: &&CommittedRange| range.end > from && range.start < until;
-        known
-            .ranges
-            .iter()
-            .filter(overlaps)
-            .take(limit)
-            .copied()
-            .collect()
+        known.ranges.iter().filter(overlaps).take(limit).copied().collect()
     }
 
     fn slices(&self, object: ObjectId) -> Vec<(StreamId, CommittedRange)> {
         let state = self.state.lock();
         let of = |(id, stream): (&StreamId, &StreamState)| {
-            let here = stream
-                .ranges
-                .iter()
-                .filter(|range| range.object.id == object)
-                .copied();
+            let here = stream.ranges.iter().filter(|range| range.object.id == object).copied();
             here.map(|range| (*id, range)).collect::<Vec<_>>()
         };
         state.streams.iter().flat_map(of).collect()
@@ -329,13 +260,7 @@ impl ObjectManager for MemoryMetadata {
     fn destroyed(&self, limit: usize) -> Vec<ObjectDescriptor> {
         let state = self.state.lock();
         let referenced = state.referenced();
-        state
-            .objects
-            .values()
-            .filter(|object| !referenced.contains(&object.id))
-            .take(limit)
-            .copied()
-            .collect()
+        state.objects.values().filter(|object| !referenced.contains(&object.id)).take(limit).copied().collect()
     }
 
     async fn forget(&self, objects: Vec<ObjectId>) -> Result<(), PortError> {
@@ -343,10 +268,7 @@ impl ObjectManager for MemoryMetadata {
         state.available()?;
         let referenced = state.referenced();
         for object in objects {
-            assert!(
-                !referenced.contains(&object),
-                "a referenced object was deleted"
-            );
+            assert!(!referenced.contains(&object), "a referenced object was deleted");
             state.objects.remove(&object);
         }
         Ok(())

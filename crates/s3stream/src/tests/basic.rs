@@ -10,18 +10,11 @@ fn log() -> MemoryLog {
 }
 
 fn text(fetched: &Fetched) -> String {
-    fetched
-        .slices
-        .iter()
-        .map(|slice| String::from_utf8_lossy(&slice.bytes).into_owned())
-        .collect()
+    fetched.slices.iter().map(|slice| String::from_utf8_lossy(&slice.bytes).into_owned()).collect()
 }
 
 async fn fetch(stream: &Arc<Stream>, from: i64, until: i64, max_bytes: usize) -> String {
-    let fetched = stream
-        .fetch(offset(from), offset(until), max_bytes, ReadClass::Tail)
-        .await
-        .expect("fetches");
+    let fetched = stream.fetch(offset(from), offset(until), max_bytes, ReadClass::Tail).await.expect("fetches");
     text(&fetched)
 }
 
@@ -32,23 +25,14 @@ async fn appends_are_fetched_from_the_log_cache() {
     for payload in ["aa", "bb", "cc"] {
         append(&stream, 2, payload.as_bytes());
     }
-    assert_eq!(
-        (
-            stream.start_offset(),
-            stream.next_offset(),
-            stream.size_bytes()
-        ),
-        (offset(0), offset(6), 6)
-    );
+    assert_eq!((stream.start_offset(), stream.next_offset(), stream.size_bytes()), (offset(0), offset(6), 6));
     assert_eq!(fetch(&stream, 0, 6, 100).await, "aabbcc");
     assert_eq!(fetch(&stream, 3, 6, 100).await, "bbcc");
     assert_eq!(fetch(&stream, 0, 5, 100).await, "aabb");
     assert_eq!(fetch(&stream, 0, 6, 5).await, "aabb");
     assert_eq!(fetch(&stream, 0, 6, 1).await, "aa");
     assert_eq!(fetch(&stream, 6, 6, 1).await, "");
-    let cached = stream
-        .fetch_cached(offset(2), offset(6), 100)
-        .expect("cached");
+    let cached = stream.fetch_cached(offset(2), offset(6), 100).expect("cached");
     assert_eq!((text(&cached).as_str(), cached.bytes), ("bbcc", 4));
     let outside = stream.fetch(offset(7), offset(9), 1, ReadClass::Tail).await;
     assert!(matches!(outside, Err(FetchError::OutOfRange { .. })));
@@ -64,21 +48,13 @@ async fn a_patch_is_what_is_read() {
         max_timestamp_ms: -1,
         tag: [0; wal::TAG_BYTES],
     };
-    stream
-        .append(&request, b"x...", &mut |copy| copy[1..].fill(b'!'))
-        .expect("appends");
+    stream.append(&request, b"x...", &mut |copy| copy[1..].fill(b'!')).expect("appends");
     assert_eq!(fetch(&stream, 0, 1, 10).await, "x!!!");
 }
 
 #[tokio::test]
 async fn released_blocks_are_read_from_the_log_once() {
-    let rig = Rig::new(
-        log(),
-        Settings {
-            log_cache_bytes: 100,
-            ..settings()
-        },
-    );
+    let rig = Rig::new(log(), Settings { log_cache_bytes: 100, ..settings() });
     let stream = rig.open(1);
     for n in 0..10 {
         append(&stream, 1, n.to_string().as_bytes());
@@ -96,9 +72,7 @@ async fn a_crash_loses_only_what_was_not_durable() {
     let rig = Rig::new(MemoryLog::new(1 << 20, 1000, false), settings());
     let stream = rig.open(1);
     append(&stream, 1, b"kept");
-    stream
-        .append_checkpoint(offset(1), b"state")
-        .expect("appends");
+    stream.append_checkpoint(offset(1), b"state").expect("appends");
     rig.log.flush();
     append(&stream, 1, b"lost");
     let rig = rig.crash().await;
@@ -106,10 +80,7 @@ async fn a_crash_loses_only_what_was_not_durable() {
     assert_eq!(stream.next_offset(), offset(1));
     assert_eq!(fetch(&stream, 0, 1, 100).await, "kept");
     let checkpoint = stream.checkpoint().await.expect("reads").expect("is there");
-    assert_eq!(
-        (checkpoint.offset, &checkpoint.payload[..]),
-        (offset(1), &b"state"[..])
-    );
+    assert_eq!((checkpoint.offset, &checkpoint.payload[..]), (offset(1), &b"state"[..]));
 }
 
 #[tokio::test]
@@ -120,8 +91,7 @@ async fn uploads_then_serves_from_objects_and_trims_the_log() {
         append(&one, 1, format!("a{n}").as_bytes());
         append(&two, 3, format!("b{n}").as_bytes());
     }
-    two.append_checkpoint(two.next_offset(), b"two")
-        .expect("appends");
+    two.append_checkpoint(two.next_offset(), b"two").expect("appends");
     rig.store.flush().await.expect("flushes");
     assert_eq!(rig.metadata.commits(), 1);
     assert_eq!(rig.store.backlog_bytes(), 0);
@@ -130,19 +100,13 @@ async fn uploads_then_serves_from_objects_and_trims_the_log() {
 
     let rig = rig.crash().await;
     let (one, two) = (rig.open(1), rig.open(2));
-    assert_eq!(
-        (one.next_offset(), two.next_offset()),
-        (offset(5), offset(15))
-    );
+    assert_eq!((one.next_offset(), two.next_offset()), (offset(5), offset(15)));
     assert_eq!(fetch(&one, 0, 5, 100).await, "a0a1a2a3a4");
     assert_eq!(fetch(&two, 4, 14, 100).await, "b1b2b3");
     assert_eq!(fetch(&two, 4, 15, 3).await, "b1");
     assert_eq!((one.size_bytes(), two.size_bytes()), (10, 10));
     let checkpoint = two.checkpoint().await.expect("reads").expect("is there");
-    assert_eq!(
-        (checkpoint.offset, &checkpoint.payload[..]),
-        (offset(15), &b"two"[..])
-    );
+    assert_eq!((checkpoint.offset, &checkpoint.payload[..]), (offset(15), &b"two"[..]));
     append(&one, 1, b"a5");
     assert_eq!(fetch(&one, 4, 6, 100).await, "a4");
     assert_eq!(fetch(&one, 5, 6, 100).await, "a5");
@@ -163,28 +127,14 @@ async fn timestamps_are_found_in_objects_and_tail() {
     let rig = rig.crash().await;
     let stream = rig.open(1);
     append(&stream, 1, b"y");
-    for (timestamp, until, expected) in [
-        (0, 4, Some(0)),
-        (1001, 4, Some(1)),
-        (1003, 4, Some(3)),
-        (1003, 3, None),
-        (1004, 4, None),
-    ] {
-        let found = stream
-            .find_timestamp(timestamp, offset(until))
-            .await
-            .expect("searches");
-        assert_eq!(
-            found.map(|record| record.base_offset.0),
-            expected,
-            "{timestamp} below {until}"
-        );
+    for (timestamp, until, expected) in
+        [(0, 4, Some(0)), (1001, 4, Some(1)), (1003, 4, Some(3)), (1003, 3, None), (1004, 4, None)]
+    {
+        let found = stream.find_timestamp(timestamp, offset(until)).await.expect("searches");
+        assert_eq!(found.map(|record| record.base_offset.0), expected, "{timestamp} below {until}");
     }
     for (until, expected) in [(4, Some(3)), (3, Some(2)), (0, None)] {
-        let found = stream
-            .find_max_timestamp(offset(until))
-            .await
-            .expect("searches");
+        let found = stream.find_max_timestamp(offset(until)).await.expect("searches");
         assert_eq!(found.map(|record| record.base_offset.0), expected);
     }
 }
@@ -199,9 +149,7 @@ async fn trim_moves_the_start_for_good() {
     stream.trim(offset(5)).await.expect("trims");
     assert_eq!(stream.start_offset(), offset(5));
     assert!(matches!(
-        stream
-            .fetch(offset(4), offset(10), 10, ReadClass::Tail)
-            .await,
+        stream.fetch(offset(4), offset(10), 10, ReadClass::Tail).await,
         Err(FetchError::OutOfRange { .. })
     ));
     assert_eq!(fetch(&stream, 5, 10, 100).await, "234");
@@ -220,19 +168,10 @@ async fn a_newer_opening_fences_the_older_one_and_takes_its_tail() {
     append(&old, 1, b"a");
     let new = rig.open(1);
     assert_eq!(new.next_offset(), offset(1));
-    assert_eq!(
-        old.append_checkpoint(offset(1), b""),
-        Err(AppendError::Closed)
-    );
+    assert_eq!(old.append_checkpoint(offset(1), b""), Err(AppendError::Closed));
     append(&new, 1, b"b");
-    assert!(matches!(
-        rig.store.open(StreamId(1), old.epoch()),
-        Err(OpenError::Fenced { .. })
-    ));
-    assert!(matches!(
-        rig.store.open(StreamId(9), old.epoch()),
-        Err(OpenError::Unknown(_))
-    ));
+    assert!(matches!(rig.store.open(StreamId(1), old.epoch()), Err(OpenError::Fenced { .. })));
+    assert!(matches!(rig.store.open(StreamId(9), old.epoch()), Err(OpenError::Unknown(_))));
     drop(old);
     rig.store.flush().await.expect("flushes");
     assert_eq!(rig.store.backlog_bytes(), 0);
@@ -242,13 +181,7 @@ async fn a_newer_opening_fences_the_older_one_and_takes_its_tail() {
 
 #[tokio::test]
 async fn a_full_index_refuses_and_an_upload_heals() {
-    let rig = Rig::new(
-        log(),
-        Settings {
-            tail_index_bytes: 1000,
-            ..settings()
-        },
-    );
+    let rig = Rig::new(log(), Settings { tail_index_bytes: 1000, ..settings() });
     let stream = rig.open(1);
     let request = |base: i64| AppendRequest {
         base_offset: offset(base),
@@ -261,16 +194,10 @@ async fn a_full_index_refuses_and_an_upload_heals() {
         base += 1;
     }
     assert!(base > 1 && base < 100);
-    assert_eq!(
-        stream.append(&request(base), b"x", &mut |_| ()),
-        Err(AppendError::Full)
-    );
+    assert_eq!(stream.append(&request(base), b"x", &mut |_| ()), Err(AppendError::Full));
     rig.store.flush().await.expect("flushes");
     assert!(stream.append(&request(base), b"x", &mut |_| ()).is_ok());
-    assert_eq!(
-        fetch(&stream, 0, base + 1, 1000).await,
-        "x".repeat(base as usize)
-    );
+    assert_eq!(fetch(&stream, 0, base + 1, 1000).await, "x".repeat(base as usize));
 }
 
 #[tokio::test]
@@ -291,10 +218,7 @@ async fn a_deleted_stream_blocks_neither_others_nor_the_trim() {
     rig.metadata.delete_stream(StreamId(3));
     let rig = rig.crash().await;
     let kept = rig.open(2);
-    rig.store
-        .flush()
-        .await
-        .expect("what the log holds of a deleted stream is dropped");
+    rig.store.flush().await.expect("what the log holds of a deleted stream is dropped");
     assert_eq!(kept.committed_offset(), offset(2));
 }
 
@@ -311,10 +235,7 @@ async fn a_lost_commit_answer_is_asked_for_again() {
 
 #[tokio::test]
 async fn large_slices_get_objects_of_their_own() {
-    let settings = Settings {
-        log_cache_bytes: 128 << 20,
-        ..settings()
-    };
+    let settings = Settings { log_cache_bytes: 128 << 20, ..settings() };
     let rig = Rig::new(MemoryLog::new(256 << 20, 1 << 20, true), settings);
     let (large, small, tiny) = (rig.open(1), rig.open(2), rig.open(3));
     let payload = vec![7; 500_000];
@@ -332,16 +253,8 @@ async fn large_slices_get_objects_of_their_own() {
     let large = rig.open(1);
     let mut from = 0;
     while from < 20 {
-        let fetched = large
-            .fetch(offset(from), offset(20), 1 << 20, ReadClass::CatchUp)
-            .await
-            .expect("fetches");
-        assert!(
-            fetched
-                .slices
-                .iter()
-                .all(|slice| slice.bytes.iter().all(|byte| *byte == 7))
-        );
+        let fetched = large.fetch(offset(from), offset(20), 1 << 20, ReadClass::CatchUp).await.expect("fetches");
+        assert!(fetched.slices.iter().all(|slice| slice.bytes.iter().all(|byte| *byte == 7)));
         from = fetched.slices.last().expect("something").next_offset.0;
     }
 }

@@ -43,13 +43,7 @@ impl Rig {
 
     pub(crate) fn on(objects: Arc<dyn ObjectStore>, log: MemoryLog, settings: Settings) -> Self {
         let metadata = Arc::new(MemoryMetadata::default());
-        Self::start(
-            objects,
-            Arc::new(log),
-            wal::Recovered::default(),
-            metadata,
-            settings,
-        )
+        Self::start(objects, Arc::new(log), wal::Recovered::default(), metadata, settings)
     }
 
     fn start(
@@ -71,14 +65,7 @@ impl Rig {
             supervisor: supervisor.clone(),
         };
         let store = StreamStore::start(settings.clone(), parts).expect("starts");
-        Self {
-            log,
-            metadata,
-            objects,
-            store,
-            settings,
-            supervisor,
-        }
+        Self { log, metadata, objects, store, settings, supervisor }
     }
 
     /// Kills the store and starts another one on what the log kept.
@@ -87,13 +74,7 @@ impl Rig {
         let (log, recovered) = self.log.crash();
         let mut settings = self.settings;
         settings.node_epoch.0 += 1;
-        Self::start(
-            self.objects,
-            Arc::new(log),
-            recovered,
-            self.metadata,
-            settings,
-        )
+        Self::start(self.objects, Arc::new(log), recovered, self.metadata, settings)
     }
 
     pub(crate) fn open(&self, stream: u64) -> Arc<Stream> {
@@ -113,9 +94,7 @@ pub(crate) fn append(stream: &Stream, count: i64, payload: &[u8]) {
         max_timestamp_ms: 1000 + base.0,
         tag: [base.0 as u8; wal::TAG_BYTES],
     };
-    stream
-        .append(&request, payload, &mut |_| ())
-        .expect("appends");
+    stream.append(&request, payload, &mut |_| ()).expect("appends");
 }
 
 pub(crate) fn offset(value: i64) -> Offset {

@@ -40,19 +40,12 @@ pub(crate) struct PlannedObject {
 /// these blocks in memory while it puts them.
 pub(crate) fn span_bytes(core: &Core) -> u64 {
     let settings = &core.settings;
-    settings
-        .upload_bytes
-        .saturating_mul(2)
-        .min(settings.log_cache_bytes / 2)
-        .max(SPAN_BYTES_MIN)
+    settings.upload_bytes.saturating_mul(2).min(settings.log_cache_bytes / 2).max(SPAN_BYTES_MIN)
 }
 
 /// The oldest un-uploaded part of the log, at most [`span_bytes`] of it, as far as it is below `durable`.
 pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<PlannedSlice> {
-    let first = streams
-        .iter()
-        .filter_map(|stream| stream.state.lock().tail.first_pending_lsn())
-        .min();
+    let first = streams.iter().filter_map(|stream| stream.state.lock().tail.first_pending_lsn()).min();
     let Some(first) = first.filter(|first| *first < durable) else {
         return Vec::new();
     };
@@ -67,51 +60,23 @@ pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<Pl
             continue;
         };
         let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
-        slices.push(PlannedSlice {
-            stream: Arc::clone(stream),
-            start,
-            end,
-            bytes,
-            entries,
-            checkpoint,
-        });
+        slices.push(PlannedSlice { stream: Arc::clone(stream), start, end, bytes, entries, checkpoint });
     }
     slices
 }
 
 /// The split rule: large slices get an object each, the others share one.
 pub(crate) fn split(slices: Vec<PlannedSlice>) -> Vec<Vec<PlannedSlice>> {
-    let (large, small): (Vec<_>, Vec<_>) = slices
-        .into_iter()
-        .partition(|slice| slice.bytes >= STREAM_OBJECT_BYTES_MIN);
+    let (large, small): (Vec<_>, Vec<_>) = slices.into_iter().partition(|slice| slice.bytes >= STREAM_OBJECT_BYTES_MIN);
     let shared = (!small.is_empty()).then_some(small);
-    shared
-        .into_iter()
-        .chain(large.into_iter().map(|slice| vec![slice]))
-        .collect()
+    shared.into_iter().chain(large.into_iter().map(|slice| vec![slice])).collect()
 }
 
 /// Gives each object an id.
-pub(crate) fn identify(
-    core: &Core,
-    groups: Vec<Vec<PlannedSlice>>,
-    ids: &[ObjectId],
-) -> Vec<PlannedObject> {
+pub(crate) fn identify(core: &Core, groups: Vec<Vec<PlannedSlice>>, ids: &[ObjectId]) -> Vec<PlannedObject> {
     let node_epoch = core.settings.node_epoch;
-    let descriptor = |id: &ObjectId| ObjectDescriptor {
-        id: *id,
-        node_epoch,
-        attempt: 0,
-        size: 0,
-    };
-    groups
-        .into_iter()
-        .zip(ids)
-        .map(|(slices, id)| PlannedObject {
-            descriptor: descriptor(id),
-            slices,
-        })
-        .collect()
+    let descriptor = |id: &ObjectId| ObjectDescriptor { id: *id, node_epoch, attempt: 0, size: 0 };
+    groups.into_iter().zip(ids).map(|(slices, id)| PlannedObject { descriptor: descriptor(id), slices }).collect()
 }
 
 impl PlannedSlice {
@@ -123,12 +88,7 @@ impl PlannedSlice {
             start: self.start,
             end: self.end,
             bytes: self.bytes,
-            max_timestamp_ms: self
-                .entries
-                .iter()
-                .map(|entry| entry.max_timestamp_ms)
-                .max()
-                .unwrap_or(-1),
+            max_timestamp_ms: self.entries.iter().map(|entry| entry.max_timestamp_ms).max().unwrap_or(-1),
             checkpoint: self.checkpoint.as_ref().map(|checkpoint| checkpoint.offset),
         }
     }
@@ -153,10 +113,7 @@ impl PlannedObject {
                     None => read(core, &mut read_back, lsn).await?,
                 };
                 let payload = slice(&block, entry.position, entry.len, lsn);
-                builder.record(
-                    entry.head(),
-                    payload.map_err(|error| UploadError::Log(error.to_string()))?,
-                );
+                builder.record(entry.head(), payload.map_err(|error| UploadError::Log(error.to_string()))?);
             }
             let Some(entry) = planned.checkpoint.clone() else {
                 continue;
@@ -185,16 +142,11 @@ async fn read(core: &Core, read_back: &mut ReadBack, lsn: Lsn) -> Result<Bytes, 
     Ok(bytes)
 }
 
-async fn read_checkpoint(
-    core: &Core,
-    read_back: &mut ReadBack,
-    entry: &CheckpointEntry,
-) -> Result<Bytes, UploadError> {
+async fn read_checkpoint(core: &Core, read_back: &mut ReadBack, entry: &CheckpointEntry) -> Result<Bytes, UploadError> {
     let lsn = entry.block.lsn();
     let block = match entry.block.bytes() {
         Some(bytes) => bytes,
         None => read(core, read_back, lsn).await?,
     };
-    slice(&block, entry.position, entry.len, lsn)
-        .map_err(|error| UploadError::Log(error.to_string()))
+    slice(&block, entry.position, entry.len, lsn).map_err(|error| UploadError::Log(error.to_string()))
 }

@@ -35,12 +35,7 @@ pub(crate) struct Uploader {
 
 impl Uploader {
     pub(crate) fn new(core: Arc<Core>, registry: Arc<Registry>, random: Arc<dyn Random>) -> Self {
-        Self {
-            core,
-            registry,
-            random,
-            ids: 0..0,
-        }
+        Self { core, registry, random, ids: 0..0 }
     }
 
     /// Runs until told to stop. What is in flight then is dropped: it is in the log.
@@ -75,12 +70,9 @@ impl Uploader {
         loop {
             let wanted = core.backlog.wanted.notified();
             let bytes = core.backlog.bytes();
-            let age_left = core
-                .backlog
-                .age_ms(core.clock.as_ref())
-                .map(|age| core.settings.upload_age_ms.saturating_sub(age));
-            let due =
-                bytes >= core.settings.upload_bytes || age_left == Some(0) || core.under_pressure();
+            let age_left =
+                core.backlog.age_ms(core.clock.as_ref()).map(|age| core.settings.upload_age_ms.saturating_sub(age));
+            let due = bytes >= core.settings.upload_bytes || age_left == Some(0) || core.under_pressure();
             if core.backlog.is_requested() || (bytes > 0 && due) {
                 return;
             }
@@ -131,11 +123,7 @@ impl Uploader {
         let ids = self.lease(groups.len()).await;
         let objects = identify(&self.core, groups, &ids);
         let this = &*self;
-        stream::iter(objects)
-            .map(|object| this.put_one(object))
-            .buffered(PUTS_IN_FLIGHT)
-            .collect()
-            .await
+        stream::iter(objects).map(|object| this.put_one(object)).buffered(PUTS_IN_FLIGHT).collect().await
     }
 
     async fn put_one(&self, mut object: PlannedObject) -> PlannedObject {
@@ -167,12 +155,7 @@ impl Uploader {
                 ids.push(ObjectId(id));
                 continue;
             }
-            match self
-                .core
-                .object_manager
-                .lease_object_ids(IDS_PER_LEASE)
-                .await
-            {
+            match self.core.object_manager.lease_object_ids(IDS_PER_LEASE).await {
                 Ok(first) => self.ids = first.0..first.0 + u64::from(IDS_PER_LEASE),
                 Err(error) => self.wait_for_metadata(&mut backoff, &error).await,
             }
@@ -186,12 +169,7 @@ impl Uploader {
             node_epoch: self.core.settings.node_epoch,
             objects: objects
                 .iter()
-                .map(|object| {
-                    (
-                        object.descriptor,
-                        object.slices.iter().map(PlannedSlice::commit).collect(),
-                    )
-                })
+                .map(|object| (object.descriptor, object.slices.iter().map(PlannedSlice::commit).collect()))
                 .collect(),
             replaces: Vec::new(),
         };
@@ -206,11 +184,7 @@ impl Uploader {
         }
     }
 
-    async fn wait_for_metadata(
-        &self,
-        backoff: &mut Backoff,
-        error: &(dyn std::error::Error + Sync),
-    ) {
+    async fn wait_for_metadata(&self, backoff: &mut Backoff, error: &(dyn std::error::Error + Sync)) {
         let wait = backoff.next(self.random.as_ref());
         tracing::warn!(%error, ?wait, "metadata did not take an upload, the log keeps it");
         tokio::time::sleep(wait).await;
@@ -221,10 +195,7 @@ impl Uploader {
         let mut settled = true;
         let slices = objects.iter().flat_map(|object| &object.slices);
         // An outcome that is missing is treated as a refusal, which looks at metadata before it drops anything.
-        let outcomes = outcomes
-            .iter()
-            .copied()
-            .chain(std::iter::repeat(SliceOutcome::Stale));
+        let outcomes = outcomes.iter().copied().chain(std::iter::repeat(SliceOutcome::Stale));
         for (slice, outcome) in slices.zip(outcomes) {
             match outcome {
                 SliceOutcome::Committed => self.registry.committed(&self.core, slice),
