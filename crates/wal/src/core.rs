@@ -137,6 +137,8 @@ pub(crate) struct Start {
     pub(crate) tail: Option<Tail>,
     pub(crate) end: Lsn,
     pub(crate) trim: Lsn,
+    /// The newest trim mark in a block that is part of the log.
+    pub(crate) durable_trim: Lsn,
     pub(crate) next_sequence: u64,
     /// Whether no block on disk says that the last one is durable.
     pub(crate) last_unmarked: bool,
@@ -189,7 +191,7 @@ impl Core {
             end: start.end,
             durable: start.end,
             trim: start.trim,
-            durable_trim: start.trim,
+            durable_trim: start.durable_trim,
             next_sequence: start.next_sequence,
             last_unmarked: start.last_unmarked,
             in_flight: false,
@@ -371,8 +373,12 @@ impl Core {
         self.ring.add_free(slot);
     }
 
-    /// Takes a free slot of less than `usable` bytes out of the ring, to be extended.
+    /// Takes a free slot of less than `usable` bytes out of the ring, to be extended; not the last free one,
+    /// unless it is too short for what waits.
     pub(crate) fn borrow_short_slot(&mut self, usable: u64) -> Option<Slot> {
+        if self.ring.free_room().0 < 2 && !self.starved {
+            return None;
+        }
         self.ring.take_free(|slot| slot.usable < usable)
     }
 
@@ -417,9 +423,9 @@ impl Core {
         self.ring.bytes()
     }
 
-    /// Free slots.
-    pub(crate) fn free_slots(&self) -> usize {
-        self.ring.free_slots()
+    /// Free slots, and the bytes of all of them.
+    pub(crate) fn free_room(&self) -> (usize, u64) {
+        self.ring.free_room()
     }
 
     /// Bytes between trim mark and end, without what lies unused behind short segments.

@@ -1,5 +1,7 @@
 //! What the log needs of the place where it lies: numbered slots that hold one segment each, and a seal page.
 
+pub(crate) mod block;
+pub(crate) mod file;
 pub(crate) mod memory;
 
 use std::io;
@@ -10,6 +12,13 @@ pub(crate) struct Slot {
     pub(crate) id: u32,
     /// Bytes that may be used, from the slot's start. A multiple of 4 KiB.
     pub(crate) usable: u64,
+}
+
+/// What to do between two steps of growing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Go,
+    Stop,
 }
 
 /// Storage of a log. Offsets, lengths and addresses are multiples of 4 KiB. Nothing is durable before
@@ -30,8 +39,9 @@ pub(crate) trait WalDevice: Send + Sync {
     /// Reads the seal page.
     fn read_seal(&self, page: &mut [u8]) -> io::Result<()>;
 
-    /// Makes a slot with zeroed bytes, or extends one, to `usable` bytes; durable on return.
-    fn grow(&self, slot: Slot) -> io::Result<()>;
+    /// Makes a slot with zeroed bytes, or extends one, to `usable` bytes; durable on return. `pace` is called
+    /// after each step. After an error the slot is as it was before.
+    fn grow(&self, slot: Slot, pace: &mut dyn FnMut() -> Pace) -> io::Result<()>;
 
     /// File and offset of a place, for messages to the operator.
     fn describe(&self, slot: u32, offset: u64) -> String;

@@ -6,14 +6,19 @@
 pub mod block;
 mod chunk;
 pub mod config;
+#[cfg(test)]
+mod conformance;
 mod core;
 mod device;
 pub mod direct;
 pub mod durable;
+mod engine;
 mod format;
 pub mod memory;
+mod open;
 mod reader;
 pub mod record;
+mod recovery;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,6 +31,7 @@ pub use config::{WalClass, WalConfig, WalLocation};
 pub use durable::DurableLsn;
 pub use format::seal_sector::SealedBy;
 pub use memory::{FlushMode, MemoryWal, MemoryWalSizes};
+pub use open::{OpenError, Opened, open, seal};
 pub use record::{Appended, RecordKind, RecordMeta, RecordRef, TAG_BYTES};
 
 /// A boxed future, as the object-safe contract needs it.

@@ -73,6 +73,7 @@ impl MemoryWal {
             tail: None,
             end: Lsn(0),
             trim: Lsn(0),
+            durable_trim: Lsn(0),
             next_sequence: 0,
             last_unmarked: false,
         };

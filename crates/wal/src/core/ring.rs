@@ -41,8 +41,9 @@ impl Ring {
         !self.free.is_empty()
     }
 
-    pub(crate) fn free_slots(&self) -> usize {
-        self.free.len()
+    /// Free slots, and the bytes of all of them.
+    pub(crate) fn free_room(&self) -> (usize, u64) {
+        (self.free.len(), self.free.iter().map(|slot| slot.usable).sum())
     }
 
     /// Whether a segment ends at or below `before`.

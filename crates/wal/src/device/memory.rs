@@ -4,7 +4,7 @@ use std::io;
 
 use parking_lot::RwLock;
 
-use super::{Slot, WalDevice};
+use super::{Pace, Slot, WalDevice};
 
 pub(crate) struct MemoryDevice {
     slots: RwLock<Vec<Vec<u8>>>,
@@ -56,7 +56,7 @@ impl WalDevice for MemoryDevice {
         Ok(())
     }
 
-    fn grow(&self, slot: Slot) -> io::Result<()> {
+    fn grow(&self, slot: Slot, _pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {
         let mut slots = self.slots.write();
         let count = slots.len().max(slot.id as usize + 1);
         slots.resize(count, Vec::new());

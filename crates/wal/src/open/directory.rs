@@ -1,0 +1,124 @@
+//! A log in a directory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{OpenError, Place, lock, new_superblock, read_page, write_page};
+use crate::config::WalConfig;
+use crate::device::file::{
+    FileDevice, LOCK_FILE, SEAL_FILE, SUPERBLOCK_FILE, SUPERBLOCK_TEMPORARY, remove_segments, segment_files,
+    segment_path, slot_of_name,
+};
+use crate::device::WalDevice;
+use crate::direct::{ALIGNMENT, DirectFile, OpenMode, fsync_dir};
+use crate::format::Damage;
+use crate::format::seal_sector::SealSector;
+use crate::format::segment_header::SegmentHeader;
+use crate::format::superblock::Superblock;
+
+pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> {
+    let io = OpenError::io(path);
+    make_directory(path).map_err(&io)?;
+    let lock = lock_directory(path)?;
+    if !path.join(SUPERBLOCK_FILE).try_exists().map_err(&io)? {
+        make(path, config)?;
+    }
+    let superblock = read_superblock(path)?;
+    let device = FileDevice::open(path, OpenMode::ReadWrite).map_err(&io)?;
+    let slots = (config.capacity_bytes / superblock.segment_bytes).max(2);
+    // More slots than configured stay in use: the ring does not shrink.
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX).max(device.slots().len() as u32);
+    Ok(Place { path: path.to_owned(), device: Arc::new(device), superblock, slots, lock: Arc::new(lock) })
+}
+
+pub(super) fn seal_file(path: &Path) -> Result<(PathBuf, Superblock, DirectFile, u64), OpenError> {
+    let superblock = read_superblock(path)?;
+    let file = path.join(SEAL_FILE);
+    let seal = DirectFile::open(&file, OpenMode::ReadWrite).map_err(OpenError::io(&file))?;
+    Ok((file, superblock, seal, 0))
+}
+
+pub(crate) fn read_superblock(path: &Path) -> Result<Superblock, OpenError> {
+    let file = path.join(SUPERBLOCK_FILE);
+    let io = OpenError::io(&file);
+    let page = DirectFile::open(&file, OpenMode::Read).and_then(|file| read_page(&file, 0)).map_err(&io)?;
+    Superblock::decode(&page).map_err(|damage| OpenError::not_a_wal(&file, format!("the superblock is bad: {damage}")))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path)?;
+    // Each directory that was just made is an entry of its parent.
+    path.ancestors().skip(1).filter(|parent| parent.is_dir()).take(3).try_for_each(fsync_dir)
+}
+
+fn lock_directory(path: &Path) -> Result<File, OpenError> {
+    let file = path.join(LOCK_FILE);
+    let io = OpenError::io(&file);
+    let mut options = OpenOptions::new();
+    let mut held = options.read(true).write(true).create(true).truncate(false).open(&file).map_err(&io)?;
+    let holder = || {
+        let mut pid = String::new();
+        let read = File::open(&file).and_then(|file| file.take(20).read_to_string(&mut pid));
+        if read.is_ok() && !pid.trim().is_empty() { format!(" (pid {})", pid.trim()) } else { String::new() }
+    };
+    lock(&held, path, holder)?;
+    // Only for the message above.
+    held.set_len(0).and_then(|()| write!(held, "{}", std::process::id())).map_err(&io)?;
+    Ok(held)
+}
+
+/// Makes a log. Its superblock comes last, so that what a crash leaves before is made anew.
+fn make(path: &Path, config: &WalConfig) -> Result<(), OpenError> {
+    let io = OpenError::io(path);
+    refuse_strangers(path)?;
+    remove_segments(path).map_err(&io)?;
+    let superblock = new_superblock(config, config.capacity_bytes);
+    for name in [SEAL_FILE, SUPERBLOCK_TEMPORARY] {
+        match std::fs::remove_file(path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+    }
+    let seal = DirectFile::open(&path.join(SEAL_FILE), OpenMode::CreateNew).map_err(&io)?;
+    write_page(&seal, 0, |page| SealSector { uuid: superblock.uuid, sealed: None }.encode(page)).map_err(&io)?;
+    let device = FileDevice::open(path, OpenMode::ReadWrite).map_err(&io)?;
+    device.make_first_slots(config.segment_bytes).map_err(&io)?;
+    let temporary = path.join(SUPERBLOCK_TEMPORARY);
+    let file = DirectFile::open(&temporary, OpenMode::CreateNew).map_err(&io)?;
+    write_page(&file, 0, |page| superblock.encode(page)).map_err(&io)?;
+    std::fs::rename(&temporary, path.join(SUPERBLOCK_FILE)).map_err(&io)?;
+    fsync_dir(path).map_err(&io)
+}
+
+/// Refuses a directory that holds what is not ours, or segments whose superblock was lost.
+fn refuse_strangers(path: &Path) -> Result<(), OpenError> {
+    let io = OpenError::io(path);
+    for entry in std::fs::read_dir(path).map_err(&io)? {
+        let name = entry.map_err(&io)?.file_name();
+        let name = name.to_string_lossy();
+        let ours = [LOCK_FILE, SEAL_FILE, SUPERBLOCK_TEMPORARY, "lost+found"].contains(&&*name);
+        if !ours && slot_of_name(&name).is_none() {
+            let reason = format!("the directory holds {name:?}; give the log a directory of its own");
+            return Err(OpenError::not_a_wal(path, reason));
+        }
+    }
+    for id in segment_files(path).map_err(&io)? {
+        let file = segment_path(path, id);
+        let io = OpenError::io(&file);
+        let segment = DirectFile::open(&file, OpenMode::Read).map_err(&io)?;
+        if segment.len().map_err(&io)? < ALIGNMENT as u64 {
+            continue;
+        }
+        let page = read_page(&segment, 0).map_err(&io)?;
+        if !matches!(SegmentHeader::decode(&page), Err(Damage::Magic)) {
+            let reason = format!("its superblock is missing, but {} holds records", file.display());
+            return Err(OpenError::not_a_wal(path, reason));
+        }
+    }
+    Ok(())
+}
