@@ -7,6 +7,7 @@ pub mod batch;
 pub mod errors;
 pub mod frame;
 pub mod group_records;
+pub mod guard;
 pub mod rope;
 
 pub use errors::ErrorCode;
