@@ -3,8 +3,13 @@
 
 pub(crate) mod api_versions;
 mod create_topics;
+mod delete_records;
 mod fetch;
+mod init_producer_id;
+mod list_offsets;
 mod metadata;
+mod offset_for_leader_epoch;
+mod produce;
 
 use std::sync::Arc;
 
@@ -100,10 +105,15 @@ where
 
 /// Every API this broker honours, by ascending key.
 pub static REGISTRY: &[Api] = &[
+    api::<produce::Produce>(),
     api::<fetch::Fetch>(),
+    api::<list_offsets::ListOffsets>(),
     api::<metadata::Metadata>(),
     api::<api_versions::ApiVersions>(),
     api::<create_topics::CreateTopics>(),
+    api::<delete_records::DeleteRecords>(),
+    api::<init_producer_id::InitProducerId>(),
+    api::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
 ];
 
 /// The API with that key on the wire.

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use wal::DurableLsn;
 
 use super::opener::Opening;
+use super::producer_ids::ProducerIds;
 use super::topic_configs::TopicConfigs;
 use super::{Environment, Partition, Topic, opener, retention};
 use crate::config::{BrokerConfig, TopicConfig};
@@ -104,6 +105,7 @@ pub(crate) struct Inner {
     pub(crate) environment: Arc<Environment>,
     topics: RwLock<HashMap<Uuid, TopicSlots>>,
     configs: Mutex<TopicConfigs>,
+    producer_ids: Arc<ProducerIds>,
     /// What is to be opened; at most one entry a partition.
     pub(crate) openings: Mutex<Vec<Opening>>,
     pub(crate) openings_added: Notify,
@@ -122,8 +124,10 @@ impl Partitions {
         let interval = Duration::from_millis(parts.config.retention_check_interval_ms);
         let expiration_ms = parts.config.producer_id_expiration_ms;
         let objects = Arc::clone(&parts.objects);
+        let producer_ids = Arc::new(ProducerIds::new(parts.node, parts.node_epoch, parts.metadata.clone()));
         let inner = Arc::new(Inner {
             environment,
+            producer_ids,
             topics: RwLock::default(),
             configs: Mutex::new(TopicConfigs::new(Arc::clone(&parts.config), parts.topic_config)),
             openings: Mutex::default(),
@@ -167,6 +171,12 @@ impl Partitions {
     pub fn lookup_name(&self, topic: &str, index: i32) -> Result<Arc<Partition>, LookupError> {
         let image = self.inner.parts.metadata.image();
         self.lookup(image.topic(topic).ok_or(LookupError::UnknownTopicOrPartition)?, index)
+    }
+
+    /// Gives out producer ids.
+    #[must_use]
+    pub fn producer_ids(&self) -> &Arc<ProducerIds> {
+        &self.inner.producer_ids
     }
 
     /// All open partitions at this moment.

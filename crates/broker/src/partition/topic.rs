@@ -8,9 +8,12 @@ use uuid::Uuid;
 use crate::config::TopicConfig;
 
 /// The topic that holds committed offsets and group state.
-pub(crate) const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
+const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
 /// The topic that holds the state of transactions.
-pub(crate) const TRANSACTION_STATE_TOPIC: &str = "__transaction_state";
+const TRANSACTION_STATE_TOPIC: &str = "__transaction_state";
+
+/// The topic that holds the state of share groups.
+const SHARE_GROUP_STATE_TOPIC: &str = "__share_group_state";
 
 /// A topic of which this broker leads partitions.
 #[derive(Debug)]
@@ -33,6 +36,6 @@ impl Topic {
 
 /// Whether clients may not produce to it, as in Kafka.
 #[must_use]
-pub(crate) fn is_internal(name: &str) -> bool {
-    matches!(name, GROUP_METADATA_TOPIC | TRANSACTION_STATE_TOPIC)
+pub fn is_internal(name: &str) -> bool {
+    matches!(name, GROUP_METADATA_TOPIC | TRANSACTION_STATE_TOPIC | SHARE_GROUP_STATE_TOPIC)
 }
