@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{free_port, output_of, tools};
+use super::{free_port, output_of, tools, wait_until};
 
 /// Whether tests run against Apache Kafka instead of Ottla.
 #[must_use]
@@ -70,7 +71,11 @@ impl Cluster {
     /// # Errors
     /// It does not run.
     pub fn kill(&self) -> Result<()> {
-        self.run("kill", &["1"]).map(drop)
+        let pid = self.pid()?;
+        self.run("kill", &["1"])?;
+        // A dying process holds its port for a while: whoever connects then takes it for the next one.
+        let silent = || std::net::TcpStream::connect(&self.bootstrap).is_err();
+        wait_until(Duration::from_secs(30), "the killed node is gone", || gone(pid) && silent())
     }
 
     /// Sends SIGTERM to the node and waits for its end.
@@ -116,6 +121,14 @@ impl Cluster {
         let text = String::from_utf8_lossy(&text).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+/// Whether a process has ended, be it that nobody has asked for its status yet.
+fn gone(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(_) => true,
     }
 }
 
