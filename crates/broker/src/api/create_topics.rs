@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::NodeId;
 use futures::StreamExt;
-use kafka_protocol::ResponseError;
+use protocol::ErrorCode;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
@@ -86,14 +86,14 @@ fn judge(broker: &Broker, image: &MetadataImage, topics: &[CreatableTopic]) -> V
                 let planned = plan(broker, image, topic).and_then(|planned| {
                     partitions_left = partitions_left.checked_sub(planned.partitions.len()).ok_or_else(|| {
                         let message = "Excessively large number of partitions per request.";
-                        ChangeError::new(ResponseError::PolicyViolation, message)
+                        ChangeError::new(ErrorCode::PolicyViolation, message)
                     })?;
                     Ok(planned)
                 });
                 judged.push((topic.name.clone(), planned));
             }
             _ => {
-                let error = ChangeError::new(ResponseError::InvalidRequest, "Duplicate topic name.");
+                let error = ChangeError::new(ErrorCode::InvalidRequest, "Duplicate topic name.");
                 judged.push((topic.name.clone(), Err(error)));
             }
         }
@@ -105,15 +105,15 @@ fn plan(broker: &Broker, image: &MetadataImage, topic: &CreatableTopic) -> Resul
     let name: &str = &topic.name;
     if name == "__cluster_metadata" {
         let message = format!("Creation of internal topic {name} is prohibited.");
-        return Err(ChangeError::new(ResponseError::InvalidRequest, message));
+        return Err(ChangeError::new(ErrorCode::InvalidRequest, message));
     }
-    check_name(name).map_err(|message| ChangeError::new(ResponseError::InvalidTopicException, message))?;
+    check_name(name).map_err(|message| ChangeError::new(ErrorCode::InvalidTopicException, message))?;
     if image.topic(name).is_some() {
-        return Err(ChangeError::new(ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
+        return Err(ChangeError::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
     }
     if let Some(existing) = colliding(image, name) {
         let message = format!("Topic '{name}' collides with existing topic: {existing}");
-        return Err(ChangeError::new(ResponseError::InvalidTopicException, message));
+        return Err(ChangeError::new(ErrorCode::InvalidTopicException, message));
     }
     let configs = configs(topic)?;
     let partitions = match topic.assignments.is_empty() {
@@ -124,7 +124,7 @@ fn plan(broker: &Broker, image: &MetadataImage, topic: &CreatableTopic) -> Resul
 }
 
 fn configs(topic: &CreatableTopic) -> Result<Vec<(Arc<str>, Arc<str>)>, ChangeError> {
-    let invalid = |message: String| ChangeError::new(ResponseError::InvalidConfig, message);
+    let invalid = |message: String| ChangeError::new(ErrorCode::InvalidConfig, message);
     let nulls: Vec<&str> =
         topic.configs.iter().filter(|config| config.value.is_none()).map(|config| &*config.name).collect();
     if !nulls.is_empty() {
@@ -145,7 +145,7 @@ fn automatic(
         factor if factor > 0 => factor,
         _ => {
             let message = "Replication factor must be larger than 0, or -1 to use the default value.";
-            return Err(ChangeError::new(ResponseError::InvalidReplicationFactor, message));
+            return Err(ChangeError::new(ErrorCode::InvalidReplicationFactor, message));
         }
     };
     let count = match topic.num_partitions {
@@ -153,22 +153,22 @@ fn automatic(
         count if count > 0 => count,
         _ => {
             let message = "Number of partitions was set to an invalid non-positive value.";
-            return Err(ChangeError::new(ResponseError::InvalidPartitions, message));
+            return Err(ChangeError::new(ErrorCode::InvalidPartitions, message));
         }
     };
     let (count, factor) = (usize::try_from(count).unwrap_or(1), usize::try_from(factor).unwrap_or(1));
     if count > MAX_PARTITIONS_PER_REQUEST {
         let message = "Excessively large number of partitions per request.";
-        return Err(ChangeError::new(ResponseError::PolicyViolation, message));
+        return Err(ChangeError::new(ErrorCode::PolicyViolation, message));
     }
     place(image, broker.random.as_ref(), count, factor)
-        .map_err(|message| ChangeError::new(ResponseError::InvalidReplicationFactor, message))
+        .map_err(|message| ChangeError::new(ErrorCode::InvalidReplicationFactor, message))
 }
 
 fn manual(image: &MetadataImage, topic: &CreatableTopic) -> Result<Vec<Arc<[NodeId]>>, ChangeError> {
     let unset = |what: &str| {
         let message = format!("A manual partition assignment was specified, but {what} was not set to -1.");
-        Err(ChangeError::new(ResponseError::InvalidRequest, message))
+        Err(ChangeError::new(ErrorCode::InvalidRequest, message))
     };
     if topic.replication_factor != -1 {
         return unset("replication factor");
@@ -176,7 +176,7 @@ fn manual(image: &MetadataImage, topic: &CreatableTopic) -> Result<Vec<Arc<[Node
     if topic.num_partitions != -1 {
         return unset("numPartitions");
     }
-    let invalid = |message: String| ChangeError::new(ResponseError::InvalidReplicaAssignment, message);
+    let invalid = |message: String| ChangeError::new(ErrorCode::InvalidReplicaAssignment, message);
     let mut assigned: Vec<Option<Arc<[NodeId]>>> = vec![None; topic.assignments.len()];
     let mut factor = None;
     for assignment in &topic.assignments {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::NodeId;
 use futures::StreamExt;
-use kafka_protocol::ResponseError;
+use protocol::ErrorCode;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -90,7 +90,7 @@ impl Wanted {
         if version < 12 && topics.iter().any(|topic| topic.name.is_none() || !topic.topic_id.is_nil()) {
             let refuse = |topic: &kafka_protocol::messages::metadata_request::MetadataRequestTopic| {
                 let name = topic.name.clone().unwrap_or_default();
-                error_topic(ResponseError::InvalidRequest, Some(name), Uuid::nil())
+                error_topic(ErrorCode::InvalidRequest, Some(name), Uuid::nil())
             };
             return Err(topics.iter().map(refuse).collect());
         }
@@ -108,7 +108,7 @@ fn distinct<T: Clone + Eq + std::hash::Hash>(all: impl Iterator<Item = T>) -> Ve
 }
 
 /// Creates topics; answers those that failed, each with its code.
-async fn auto_create(broker: &Arc<Broker>, names: Vec<TopicName>) -> Vec<(TopicName, ResponseError)> {
+async fn auto_create(broker: &Arc<Broker>, names: Vec<TopicName>) -> Vec<(TopicName, ErrorCode)> {
     let deadline = Deadline::after_ms(broker, CREATION_WAIT_MS);
     let create = async |name: TopicName| match topics::ensure_exists(broker, deadline, &name).await {
         Ok(_) => None,
@@ -116,9 +116,9 @@ async fn auto_create(broker: &Arc<Broker>, names: Vec<TopicName>) -> Vec<(TopicN
             tracing::warn!(topic = &*name.0, code = %error.code, message = error.message, "topic cannot be created");
             // Clients retry these two, whatever else went wrong; the others tell them to give up.
             let code = match error.code {
-                ResponseError::InvalidTopicException | ResponseError::InvalidReplicationFactor => error.code,
-                ResponseError::RequestTimedOut => ResponseError::LeaderNotAvailable,
-                _ => ResponseError::UnknownTopicOrPartition,
+                ErrorCode::InvalidTopicException | ErrorCode::InvalidReplicationFactor => error.code,
+                ErrorCode::RequestTimedOut => ErrorCode::LeaderNotAvailable,
+                _ => ErrorCode::UnknownTopicOrPartition,
             };
             Some((name, code))
         }
@@ -134,7 +134,7 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn response(&self, broker: &Broker, wanted: &Wanted, failed: &[(TopicName, ResponseError)]) -> MetadataResponse {
+    fn response(&self, broker: &Broker, wanted: &Wanted, failed: &[(TopicName, ErrorCode)]) -> MetadataResponse {
         let topics = match wanted {
             Wanted::All => self.image.topics.values().map(|topic| self.topic(topic)).collect(),
             Wanted::Names(names) => names.iter().map(|name| self.topic_by_name(name, failed)).collect(),
@@ -168,14 +168,14 @@ impl View<'_> {
         live.filter_map(broker).collect()
     }
 
-    fn topic_by_name(&self, name: &TopicName, failed: &[(TopicName, ResponseError)]) -> MetadataResponseTopic {
+    fn topic_by_name(&self, name: &TopicName, failed: &[(TopicName, ErrorCode)]) -> MetadataResponseTopic {
         if let Some(topic) = self.image.topic(name) {
             return self.topic(topic);
         }
         let code = match failed.iter().find(|(failed, _)| failed == name) {
             Some((_, code)) => *code,
-            None if check_name(name).is_err() => ResponseError::InvalidTopicException,
-            None => ResponseError::UnknownTopicOrPartition,
+            None if check_name(name).is_err() => ErrorCode::InvalidTopicException,
+            None => ErrorCode::UnknownTopicOrPartition,
         };
         error_topic(code, Some(name.clone()), Uuid::nil()).with_is_internal(is_internal_topic(name))
     }
@@ -183,7 +183,7 @@ impl View<'_> {
     fn topic_by_id(&self, id: Uuid) -> MetadataResponseTopic {
         match self.image.topics.get(&id) {
             Some(topic) => self.topic(topic),
-            None => error_topic(ResponseError::UnknownTopicId, None, id),
+            None => error_topic(ErrorCode::UnknownTopicId, None, id),
         }
     }
 
@@ -212,13 +212,13 @@ impl View<'_> {
             .with_isr_nodes(ids(&|id| is_live(self.image, id)))
             .with_offline_replicas(ids(&|id| !is_live(self.image, id)));
         if !is_live(self.image, partition.leader) {
-            let code = ResponseError::LeaderNotAvailable.code();
+            let code = ErrorCode::LeaderNotAvailable.code();
             return response.with_error_code(code).with_leader_id(BrokerId(-1));
         }
         let node = self.image.nodes.get(&partition.leader);
         let is_reachable = node.is_some_and(|node| node.endpoints.iter().any(|end| end.listener == self.listener));
         if !is_reachable {
-            let code = ResponseError::ListenerNotFound.code();
+            let code = ErrorCode::ListenerNotFound.code();
             return response.with_error_code(code).with_leader_id(BrokerId(-1));
         }
         response.with_leader_id(BrokerId(partition.leader.0))
@@ -230,6 +230,6 @@ pub(crate) fn is_live(image: &MetadataImage, id: NodeId) -> bool {
     image.nodes.get(&id).is_some_and(|node| !node.fenced)
 }
 
-fn error_topic(code: ResponseError, name: Option<TopicName>, id: Uuid) -> MetadataResponseTopic {
+fn error_topic(code: ErrorCode, name: Option<TopicName>, id: Uuid) -> MetadataResponseTopic {
     MetadataResponseTopic::default().with_error_code(code.code()).with_name(name).with_topic_id(id)
 }

@@ -1,10 +1,18 @@
 //! One file per API key. Each names its version range and its handler in one [`Handle`] implementation;
 //! [`REGISTRY`] lists them, and ApiVersions answers from the same list, so it cannot lie.
 
+mod alter_configs;
 pub(crate) mod api_versions;
+mod create_partitions;
 mod create_topics;
 mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_log_dirs;
+mod describe_topic_partitions;
 mod fetch;
+mod incremental_alter_configs;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
@@ -111,9 +119,17 @@ pub static REGISTRY: &[Api] = &[
     api::<metadata::Metadata>(),
     api::<api_versions::ApiVersions>(),
     api::<create_topics::CreateTopics>(),
+    api::<delete_topics::DeleteTopics>(),
     api::<delete_records::DeleteRecords>(),
     api::<init_producer_id::InitProducerId>(),
     api::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
+    api::<describe_configs::DescribeConfigs>(),
+    api::<alter_configs::AlterConfigs>(),
+    api::<describe_log_dirs::DescribeLogDirs>(),
+    api::<create_partitions::CreatePartitions>(),
+    api::<incremental_alter_configs::IncrementalAlterConfigs>(),
+    api::<describe_cluster::DescribeCluster>(),
+    api::<describe_topic_partitions::DescribeTopicPartitions>(),
 ];
 
 /// The API with that key on the wire.

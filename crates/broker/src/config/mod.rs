@@ -1,5 +1,7 @@
 //! Configuration: Kafka's own property names wherever they exist, `ottla.*` for the rest.
 
+pub mod alter;
+mod describe;
 mod honoured;
 mod layers;
 mod listeners;
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 
 use common::NodeId;
 
+pub use describe::{Described, describe};
 pub use layers::{Layers, Source, Synonym};
 pub use load::Notices;
 pub use properties::{Properties, PropertiesError};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::NodeId;
-use kafka_protocol::ResponseError;
+use protocol::ErrorCode;
 use metadata::command::Refusal;
 use metadata::{Command, Outcome, SubmitError};
 use uuid::Uuid;
@@ -18,36 +18,33 @@ use crate::config::is_internal_topic;
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// How long a request waits at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// How long the creation of a topic waits for its partitions to open, once it is certain.
-const OPENING_WAIT: Duration = Duration::from_secs(1);
-
 /// A change that was refused, failed, or may have happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeError {
     /// Kafka's code.
-    pub code: ResponseError,
+    pub code: ErrorCode,
     /// For the client.
     pub message: String,
 }
 
 impl ChangeError {
     /// From a code and a sentence.
-    pub fn new(code: ResponseError, message: impl Into<String>) -> Self {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 
     /// With the code's own sentence.
     #[must_use]
-    pub fn plain(code: ResponseError) -> Self {
-        Self { code, message: code.to_string() }
+    pub fn plain(code: ErrorCode) -> Self {
+        Self { code, message: code.message().to_owned() }
     }
 }
 
 impl From<SubmitError> for ChangeError {
     fn from(error: SubmitError) -> Self {
         let code = match error {
-            SubmitError::Unavailable(_) => ResponseError::NotController,
-            SubmitError::Indeterminate(_) => ResponseError::RequestTimedOut,
+            SubmitError::Unavailable(_) => ErrorCode::NotController,
+            SubmitError::Indeterminate(_) => ErrorCode::RequestTimedOut,
         };
         Self::new(code, error.to_string())
     }
@@ -57,11 +54,11 @@ impl From<Refusal> for ChangeError {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
             Refusal::TopicExists(name) => {
-                return Self::new(ResponseError::TopicAlreadyExists, format!("Topic '{name}' already exists."));
+                return Self::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
             }
-            Refusal::UnknownTopic => return Self::plain(ResponseError::UnknownTopicOrPartition),
-            Refusal::Invalid(_) => ResponseError::InvalidRequest,
-            Refusal::Fenced(_) | Refusal::DuplicateNode(_) | Refusal::WalMissing(_) => ResponseError::NotController,
+            Refusal::UnknownTopic => return Self::plain(ErrorCode::UnknownTopicOrPartition),
+            Refusal::Invalid(_) => ErrorCode::InvalidRequest,
+            Refusal::Fenced(_) | Refusal::DuplicateNode(_) | Refusal::WalMissing(_) => ErrorCode::NotController,
         };
         Self::new(code, refusal.to_string())
     }
@@ -93,7 +90,7 @@ pub async fn submit(broker: &Broker, deadline: Deadline, command: Command) -> Re
         Ok(Ok(Outcome::Refused(refusal))) => Err(refusal.into()),
         Ok(Ok(outcome)) => Ok(outcome),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(ChangeError::plain(ResponseError::RequestTimedOut)),
+        Err(_) => Err(ChangeError::plain(ErrorCode::RequestTimedOut)),
     }
 }
 
@@ -110,16 +107,8 @@ pub async fn create(
     configs: Vec<(Arc<str>, Arc<str>)>,
 ) -> Result<(), ChangeError> {
     submit(broker, deadline, Command::CreateTopic { id, name, partitions, configs }).await?;
-    until_open(broker, id).await;
+    broker.partitions.wait_open(id).await;
     Ok(())
-}
-
-/// Waits, but not long, until this broker has its partitions of the topic open. A client that comes too early
-/// anyway is told NOT_LEADER_OR_FOLLOWER and retries, so that there is no error here.
-pub async fn until_open(broker: &Broker, topic: Uuid) {
-    if tokio::time::timeout(OPENING_WAIT, broker.partitions.wait_open(topic)).await.is_err() {
-        tracing::warn!(%topic, "partitions are not open yet, although their creation is committed");
-    }
 }
 
 /// Makes sure that a topic exists, creating it with the broker's defaults (Kafka's own topics: with theirs).
@@ -132,20 +121,20 @@ pub async fn ensure_exists(broker: &Arc<Broker>, deadline: Deadline, name: &str)
     if let Some(topic) = image.topic(name) {
         return Ok(topic.id);
     }
-    check_name(name).map_err(|message| ChangeError::new(ResponseError::InvalidTopicException, message))?;
+    check_name(name).map_err(|message| ChangeError::new(ErrorCode::InvalidTopicException, message))?;
     if let Some(existing) = colliding(&image, name) {
         let message = format!("Topic '{name}' collides with existing topic: {existing}");
-        return Err(ChangeError::new(ResponseError::InvalidTopicException, message));
+        return Err(ChangeError::new(ErrorCode::InvalidTopicException, message));
     }
     let shape = Shape::of(broker, name, image.nodes.len());
     let partitions = place(&image, broker.random.as_ref(), shape.partitions, shape.replication_factor)
-        .map_err(|message| ChangeError::new(ResponseError::InvalidReplicationFactor, message))?;
+        .map_err(|message| ChangeError::new(ErrorCode::InvalidReplicationFactor, message))?;
     let id = broker.random.uuid();
     match create(broker, deadline, id, Arc::from(name), partitions, shape.configs).await {
-        Err(error) if error.code == ResponseError::TopicAlreadyExists => {
+        Err(error) if error.code == ErrorCode::TopicAlreadyExists => {
             // Another request was faster. The command's refusal comes after its image.
             let id = broker.metadata.image().topic(name).map(|topic| topic.id);
-            id.ok_or_else(|| ChangeError::plain(ResponseError::UnknownTopicOrPartition))
+            id.ok_or_else(|| ChangeError::plain(ErrorCode::UnknownTopicOrPartition))
         }
         created => created.map(|()| id),
     }
