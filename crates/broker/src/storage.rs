@@ -2,5 +2,7 @@
 //! from metadata.
 
 pub mod ports;
+pub mod raft_log;
 
 pub use ports::MetadataPorts;
+pub use raft_log::RaftLog;

@@ -1,6 +1,7 @@
 //! The port to whatever keeps the Raft log and its snapshots. The broker implements it on files; here is the
 //! contract, an implementation in memory, and the suite that both must pass.
 
+pub mod conformance;
 mod memory;
 
 use std::io;
@@ -57,8 +58,9 @@ pub struct LogBounds {
 /// Receives the chunks of a snapshot in order.
 pub type ChunkSink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
 
-/// Writes a whole snapshot into a [`ChunkSink`].
-pub type SnapshotSource = Box<dyn FnOnce(&mut ChunkSink<'_>) -> io::Result<()> + Send>;
+/// Writes a whole snapshot into a [`ChunkSink`]; the same one each time it is called, so that a store which ran
+/// out of space can try again.
+pub type SnapshotSource = Box<dyn Fn(&mut ChunkSink<'_>) -> io::Result<()> + Send>;
 
 /// The chunks of a snapshot in order, each verified.
 pub type SnapshotChunks = Box<dyn Iterator<Item = io::Result<Bytes>> + Send>;
@@ -105,9 +107,15 @@ pub trait RaftLogStore: Send + Sync + 'static {
     /// The current snapshot. A damaged one is an error, never `None`.
     async fn load_snapshot(&self) -> io::Result<Option<SnapshotChunks>>;
 
+    /// The node has caught up: entries kept in memory since recovery may be let go.
+    fn settle(&self) {}
+
     /// Whether writes wait for room on the disk right now.
     fn is_stalled(&self) -> bool;
 
     /// Bytes of log that a snapshot would let go, about.
     fn log_bytes(&self) -> u64;
+
+    /// Bytes of the current snapshot, 0 without one.
+    fn snapshot_bytes(&self) -> u64;
 }

@@ -101,4 +101,9 @@ impl RaftLogStore for MemoryLogStore {
     fn log_bytes(&self) -> u64 {
         self.inner.lock().bytes
     }
+
+    fn snapshot_bytes(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.snapshot.iter().flatten().map(|chunk| chunk.len() as u64).sum()
+    }
 }

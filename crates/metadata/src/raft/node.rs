@@ -45,7 +45,7 @@ pub struct NodeConfig {
     pub submit_timeout: Duration,
     /// How long the start may wait for a leader and for the committed image.
     pub start_timeout: Duration,
-    /// Bytes of log after which a snapshot is written and the log let go.
+    /// Bytes of log after which a snapshot is written and the log let go (later, if the last one was larger).
     pub snapshot_log_bytes: u64,
 }
 
@@ -60,7 +60,7 @@ impl NodeConfig {
             heartbeat: Duration::from_millis(250),
             submit_timeout: Duration::from_secs(10),
             start_timeout: Duration::from_secs(30),
-            snapshot_log_bytes: 16 << 20,
+            snapshot_log_bytes: 8 << 20,
         }
     }
 }
@@ -121,6 +121,7 @@ impl Node {
         raft.wait_for_recovery(Some(config.start_timeout))
             .await
             .map_err(|error| StartError::NoQuorum(error.to_string()))?;
+        store.settle();
         let snapshots = tokio::spawn(snapshot_when_large(raft.clone(), Arc::clone(&store), config.snapshot_log_bytes));
         let submitter = Submitter { raft: raft.clone(), store, transport };
         let client = MetadataClient::new(images, submitter.clone(), clock, config.submit_timeout);
@@ -292,7 +293,9 @@ async fn snapshot_when_large(raft: RaftHandle, store: Arc<dyn RaftLogStore>, lim
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if store.log_bytes() >= limit
+        // A snapshot is not written before as much log as it is large, or a large image would be written over and
+        // over for little news.
+        if store.log_bytes() >= limit.max(store.snapshot_bytes())
             && let Err(error) = raft.trigger().snapshot().await
         {
             tracing::error!(%error, "metadata has stopped");

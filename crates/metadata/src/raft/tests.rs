@@ -91,3 +91,12 @@ async fn many_commands_at_once_are_all_answered() {
     assert_eq!(client.image().topics.len(), 500);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn the_memory_store_keeps_the_contract() {
+    crate::log::conformance::check_all(|| {
+        let store = Arc::new(MemoryLogStore::default());
+        move || Arc::clone(&store) as Arc<dyn RaftLogStore>
+    })
+    .await;
+}
