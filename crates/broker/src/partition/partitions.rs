@@ -296,7 +296,7 @@ impl Inner {
             match &slots[index] {
                 Slot::Elsewhere if ours => {}
                 Slot::Open(open) if !ours || open.leader_epoch() < partition.leader_epoch => {
-                    open.close();
+                    if ours { open.close() } else { self.close(open) }
                     lost = true;
                 }
                 Slot::Opening if !ours => {}
@@ -319,10 +319,16 @@ impl Inner {
         let removed = self.topics.write().remove(&id);
         for slot in removed.into_iter().flat_map(|topic| topic.slots) {
             if let Slot::Open(partition) = slot {
-                partition.close();
+                self.close(&partition);
             }
         }
         self.changed();
+    }
+
+    /// Ends this node's use of a partition and of its stream.
+    fn close(&self, partition: &Partition) {
+        partition.close();
+        self.parts.streams.close(partition.stream().id());
     }
 
     /// Puts an opened partition in its place, unless it lost that place meanwhile.
@@ -333,7 +339,7 @@ impl Inner {
             let slots = topics.get_mut(&partition.topic_id()).map(|topic| &mut topic.slots);
             match slots.and_then(|slots| slots.get_mut(index)) {
                 Some(slot @ Slot::Opening) => *slot = Slot::Open(partition),
-                _ => partition.close(),
+                _ => self.close(&partition),
             }
         }
         self.changed();

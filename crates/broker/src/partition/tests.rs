@@ -1,3 +1,9 @@
+mod append;
+mod reopen;
+mod rig;
+mod search;
+mod wait;
+
 use crate::config::TopicConfig;
 
 /// Kafka's defaults.

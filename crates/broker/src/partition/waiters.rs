@@ -62,6 +62,11 @@ impl Waiters {
         self.parked.retain(|parked| !Arc::ptr_eq(parked, waiter));
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.parked.len()
+    }
+
     /// Something was appended that is durable at `lsn`.
     pub(crate) fn appended(&mut self, lsn: Lsn) {
         if !self.parked.is_empty() {

@@ -1,0 +1,84 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Offset;
+use wal::WriteAheadLog;
+
+use super::rig::{Rig, accepted, plain};
+use crate::partition::{DataWait, Partition};
+
+fn wait(rig: &Rig, partition: &Arc<Partition>, from: i64) -> DataWait {
+    let mut wait = DataWait::new(rig.log.durable());
+    wait.watch(partition, Offset(from));
+    wait
+}
+
+/// Whether the wait has ended. Waits end by wake-ups that happened before, so one poll tells.
+fn is_woken(wait: &DataWait) -> bool {
+    futures::FutureExt::now_or_never(wait.woken()).is_some()
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_an_append_is_durable_and_not_before() {
+    let rig = Rig::manual();
+    let partition = rig.open().await;
+    let waiting = wait(&rig, &partition, 0);
+    assert!(!is_woken(&waiting));
+    accepted(&partition, &plain(1));
+    accepted(&partition, &plain(1));
+    assert!(!is_woken(&waiting), "appended is not durable");
+    rig.log.flush();
+    assert!(is_woken(&waiting));
+    assert!(!is_woken(&waiting), "once");
+    accepted(&partition, &plain(1));
+    rig.log.flush();
+    assert!(!is_woken(&waiting), "one wait, one wake-up");
+}
+
+#[tokio::test]
+async fn a_wait_that_comes_late_sees_what_is_under_way_or_there() {
+    let rig = Rig::manual();
+    let partition = rig.open().await;
+    accepted(&partition, &plain(2));
+    let under_way = wait(&rig, &partition, 1);
+    let beyond = wait(&rig, &partition, 2);
+    assert!(!is_woken(&under_way));
+    rig.log.flush();
+    assert!(is_woken(&under_way));
+    assert!(is_woken(&wait(&rig, &partition, 1)), "already there");
+    assert!(!is_woken(&beyond), "nothing new beyond what was appended");
+    accepted(&partition, &plain(1));
+    rig.log.flush();
+    assert!(is_woken(&beyond));
+}
+
+#[tokio::test]
+async fn losing_the_partition_or_the_log_wakes() {
+    let rig = Rig::manual();
+    let partition = rig.open().await;
+    let waiting = wait(&rig, &partition, 0);
+    accepted(&partition, &plain(1));
+    let failing = wait(&rig, &partition, 0);
+    rig.log.durable().fail();
+    assert!(is_woken(&waiting) && is_woken(&failing));
+    let parked = wait(&rig, &partition, 9);
+    partition.close();
+    assert!(is_woken(&parked));
+    assert!(is_woken(&wait(&rig, &partition, 9)), "closed before");
+}
+
+#[tokio::test]
+async fn any_of_many_partitions_wakes_and_a_dropped_wait_leaves_all() {
+    let (rig, other) = (Rig::durable(), Rig::durable());
+    let (first, second) = (rig.open().await, other.open().await);
+    let mut waiting = wait(&rig, &first, 0);
+    waiting.watch(&second, Offset(0));
+    drop(waiting);
+    assert_eq!([&first, &second].map(|partition| partition.state.lock().waiters.len()), [0, 0]);
+    let waiting = wait(&rig, &first, 0);
+    let task = tokio::spawn(async move { waiting.woken().await });
+    tokio::task::yield_now().await;
+    accepted(&first, &plain(1));
+    tokio::time::timeout(Duration::from_secs(10), task).await.expect("woken").expect("no panic");
+    assert_eq!(first.state.lock().waiters.len(), 0);
+}
