@@ -5,3 +5,4 @@ pub mod history;
 pub mod http;
 pub mod process;
 pub mod s3sim;
+pub mod wire;

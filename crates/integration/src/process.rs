@@ -1,6 +1,7 @@
 //! Real processes for tests: started on loopback, ended with the value that stands for them, by their own
 //! process id and no other way.
 
+pub mod broker;
 pub mod cluster;
 pub mod driver;
 pub mod moto;

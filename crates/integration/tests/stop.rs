@@ -1,0 +1,166 @@
+//! How a broker ends, and what is there when it starts again: what was acknowledged, whatever happened to the WAL's
+//! directory, the object store or the disk meanwhile. The chaos driver runs through it all and its history is judged.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use ottla_integration::http;
+use ottla_integration::process::broker::{Broker, Start};
+use ottla_integration::process::driver::Driver;
+use ottla_integration::process::{tools, wait_until};
+use ottla_integration::s3sim::{Config, Faults, Running, start};
+
+/// A stop uploads the tail; longer than this is a hang.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lets the load run until so many more records are acked and consumed.
+fn let_run(driver: &mut Driver, records: u64) {
+    let from = driver.counts().expect("the driver lives");
+    wait_until(Duration::from_secs(120), "more records are acked and consumed", || {
+        let now = driver.counts().expect("the driver lives");
+        now.acked >= from.acked + records && now.polled >= from.polled + records
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", driver.log()));
+}
+
+fn judged(driver: Driver, broker: &Broker) {
+    let (counts, verdict) =
+        driver.finish().unwrap_or_else(|error| panic!("{error:#}\nbroker:\n{}", broker.process.output()));
+    println!("{verdict}");
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!(counts.unknown, 0, "no producer gave up");
+}
+
+fn driver(broker: &Broker, dir: &Path) -> Driver {
+    Driver::start(&broker.bootstrap, dir, &[], Duration::from_secs(120)).expect("the driver gets going")
+}
+
+#[test]
+fn stopped_broker_needs_no_wal() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let wal = dir.path().join("wal-alone");
+    let start = Start { properties: vec![format!("ottla.wal.url=file://{}", wal.display())], ..Start::default() };
+    let mut broker = Broker::start(dir.path(), &start).expect("the broker starts");
+    let mut driver = driver(&broker, dir.path());
+    for _ in 0..2 {
+        let_run(&mut driver, 500);
+        let status = broker.stop(STOP_PATIENCE).expect("it stops");
+        assert!(status.success(), "{status}: {}", broker.process.output());
+        std::fs::remove_dir_all(&wal).expect("the WAL's directory is there, and then is not");
+        broker = broker.again().expect("it starts without its WAL");
+    }
+    let_run(&mut driver, 500);
+    judged(driver, &broker);
+}
+
+struct S3 {
+    running: Running,
+    start: Start,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn s3(prefix: &str) -> S3 {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let config = Config {
+        port: 0,
+        admin_port: 0,
+        keys: ("test".to_owned(), "test-secret".to_owned()),
+        buckets: vec!["ottla".to_owned()],
+        seed: 1,
+    };
+    let running = runtime.block_on(start(&config)).expect("loopback ports");
+    let url = format!("s3://ottla/{prefix}?endpoint=http://{}&region=us-east-1", running.s3);
+    let env = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let start = Start {
+        properties: vec![format!("ottla.object.store.url={url}")],
+        env: vec![env("AWS_ACCESS_KEY_ID", "test"), env("AWS_SECRET_ACCESS_KEY", "test-secret")],
+        ..Start::default()
+    };
+    S3 { running, start, _runtime: runtime }
+}
+
+impl S3 {
+    fn set(&self, faults: &Faults) {
+        let body = serde_json::to_string(faults).expect("serializable");
+        let answer = http::put(&self.running.admin.to_string(), "/faults", &body).expect("the admin port answers");
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+}
+
+#[test]
+fn stop_while_the_store_is_down() {
+    let s3 = s3("down");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut broker = Broker::start(dir.path(), &s3.start).expect("the broker starts");
+    let mut driver = driver(&broker, dir.path());
+    let_run(&mut driver, 300);
+    s3.set(&Faults { unreachable_ms: 600_000, ..Faults::default() });
+    let_run(&mut driver, 300);
+    broker.stop(STOP_PATIENCE).expect("it stops in spite of the store");
+    let said = broker.process.output();
+    assert!(said.to_lowercase().contains("wal"), "it says what stayed in the WAL: {said}");
+    // The store is still away: what is acknowledged comes from the WAL alone.
+    broker = broker.again().expect("it starts without its store");
+    let_run(&mut driver, 300);
+    s3.set(&Faults::default());
+    let_run(&mut driver, 300);
+    judged(driver, &broker);
+}
+
+#[test]
+fn wrong_credentials_are_told_at_start() {
+    let s3 = s3("credentials");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut start = s3.start.clone();
+    start.env[1].1 = "another-secret".to_owned();
+    let error = Broker::start(dir.path(), &start).expect_err("it must not start");
+    let said = format!("{error:#}").to_lowercase();
+    assert!(said.contains("credential") || said.contains("signature") || said.contains("denied"), "{said}");
+}
+
+/// The broker runs on a small file system of its own, which the test fills from outside and frees again.
+#[test]
+fn full_disk_heals() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = dir.path().join("data");
+    std::fs::create_dir(&disk).expect("made");
+    // In a mount namespace, so that nothing stays mounted; as root of a user namespace where we are not root.
+    let root = rustix::process::geteuid().is_root();
+    let wrapper = format!(
+        "exec unshare {} sh -c 'mount -t tmpfs -o size=192m none {} && exec \"$@\"' sh",
+        if root { "-m" } else { "-rm" },
+        disk.display()
+    );
+    let properties = ["ottla.wal.capacity.bytes=67108864", "ottla.wal.upload.bytes=8388608"].map(str::to_owned);
+    let start = Start { properties: properties.into(), wrapper: Some(wrapper), ..Start::default() };
+    let broker = Broker::start(dir.path(), &start).expect("the broker starts");
+    let load = ["-size", "20000", "-rate", "200"];
+    let mut driver =
+        Driver::start(&broker.bootstrap, dir.path(), &load, Duration::from_secs(120)).expect("the driver gets going");
+    let_run(&mut driver, 200);
+
+    let seen = format!("/proc/{}/root{}", broker.process.id(), disk.display());
+    let fill = Command::new("sh").args(["-c", &format!("cat /dev/zero > {seen}/filler 2>&1; true")]).status();
+    assert!(fill.expect("sh runs").success());
+    let filled = rustix::fs::statvfs(seen.as_str()).expect("the file system is seen");
+    assert_eq!(filled.f_bavail, 0, "the disk is full");
+
+    // Acks end when the WAL is full as well; what is there can still be read.
+    let mut last = driver.counts().expect("the driver lives");
+    wait_until(Duration::from_secs(120), "producing is refused", || {
+        std::thread::sleep(Duration::from_secs(3));
+        let now = driver.counts().expect("the driver lives");
+        let stalled = now.acked == last.acked;
+        last = now;
+        stalled
+    })
+    .expect("a full disk stops acks");
+    let read = Command::new(tools::kcat().expect("kcat")).args(["-C", "-b", &broker.bootstrap, "-t", "chaos", "-o", "-5", "-e", "-q"]).output();
+    assert!(!read.expect("kcat runs").stdout.is_empty(), "reads go on");
+    assert_eq!(http::get(&broker.admin, "/health").expect("the admin port answers").status, 200);
+
+    std::fs::remove_file(format!("{seen}/filler")).expect("the filler is there");
+    let_run(&mut driver, 200);
+    judged(driver, &broker);
+}
