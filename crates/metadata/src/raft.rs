@@ -4,6 +4,7 @@ mod log_storage;
 mod machine;
 mod network;
 mod node;
+pub(crate) mod suite;
 mod transport;
 mod types;
 

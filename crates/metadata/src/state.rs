@@ -10,6 +10,11 @@ mod streams;
 mod topics;
 pub mod validate;
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
 use common::{LogIndex, NodeEpoch, NodeId};
 
 use crate::command::{Command, Outcome, Refusal};

@@ -7,9 +7,15 @@ mod convert;
 mod rpc;
 mod snapshot;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use command::{decode_entry, encode_entry};
 pub(crate) use rpc::{AppendOutcome, Request, Response};
 pub(crate) use snapshot::{SnapshotDecoder, SnapshotHead, encode_snapshot};
+
+#[cfg(test)]
+pub(crate) use tests::round_trip;
 
 /// Bytes that are not what this version writes.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -12,11 +12,13 @@ use super::{EntryId, LogBounds, LogRecord, RaftLogStore, Vote};
 /// Opens the store under test; again and again on the same durable content.
 pub type Open<'a> = &'a (dyn Fn() -> Arc<dyn RaftLogStore> + Sync);
 
-/// Runs every check; `fresh` makes a place of its own for each, and returns how to open it.
-pub async fn check_all<F>(fresh: impl Fn() -> F)
+/// Runs every check, openraft's own suite for storage among them; `fresh` makes a place of its own for each, and
+/// returns how to open it.
+pub async fn check_all<F>(fresh: impl Fn() -> F + Send + Sync)
 where
-    F: Fn() -> Arc<dyn RaftLogStore> + Sync,
+    F: Fn() -> Arc<dyn RaftLogStore> + Send + Sync,
 {
+    crate::raft::suite::check(&fresh).await;
     an_empty_store_has_no_bounds(&fresh()).await;
     what_was_appended_is_found_again(&fresh()).await;
     truncation_makes_room_for_other_entries(&fresh()).await;

@@ -205,7 +205,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
                 shared.cache_bytes -= size;
             }
         }
-        shared.last = last.max(shared.purged);
+        shared.last = shared.last.min(last.max(shared.purged));
         Ok(())
     }
 

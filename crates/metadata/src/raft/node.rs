@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Clock, LogIndex, NodeId};
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
@@ -103,7 +104,19 @@ impl Node {
         store: Arc<dyn RaftLogStore>,
         transport: Arc<dyn RaftTransport>,
         clock: Arc<dyn Clock>,
-    ) -> Result<(Self, MetadataClient), StartError> {
+    ) -> Result<(Arc<Self>, MetadataClient), StartError> {
+        Self::start_announced(config, store, transport, clock, |_| {}).await
+    }
+
+    /// As [`Self::start`]; `announce` gets the node as soon as it can answer other nodes, which is before it has
+    /// caught up: with several voters nobody would find a leader otherwise.
+    pub async fn start_announced(
+        config: NodeConfig,
+        store: Arc<dyn RaftLogStore>,
+        transport: Arc<dyn RaftTransport>,
+        clock: Arc<dyn Clock>,
+        announce: impl FnOnce(Arc<Self>),
+    ) -> Result<(Arc<Self>, MetadataClient), StartError> {
         let raft_config = raft_config(&config)?;
         let images = Arc::new(Images::default());
         let log = LogStorage::new(Arc::clone(&store));
@@ -114,18 +127,42 @@ impl Node {
         let raft = RaftHandle::new(id, raft_config, network, log, machine)
             .await
             .map_err(|error| StartError::Storage(error.to_string()))?;
-        if pristine {
-            initialize(&raft, &config).await?;
-        }
-        elect_alone(&raft, id).await?;
-        raft.wait_for_recovery(Some(config.start_timeout))
-            .await
-            .map_err(|error| StartError::NoQuorum(error.to_string()))?;
-        store.settle();
+        let submitter = Submitter { raft: raft.clone(), store: Arc::clone(&store), transport };
         let snapshots = tokio::spawn(snapshot_when_large(raft.clone(), Arc::clone(&store), config.snapshot_log_bytes));
-        let submitter = Submitter { raft: raft.clone(), store, transport };
-        let client = MetadataClient::new(images, submitter.clone(), clock, config.submit_timeout);
-        Ok((Self { raft, submitter, incoming: Mutex::new(None), snapshots }, client))
+        let node = Self { raft, submitter: submitter.clone(), incoming: Mutex::new(None), snapshots };
+        let node = Arc::new(node);
+        announce(Arc::clone(&node));
+        if let Err(error) = node.join(&config, id, pristine).await {
+            node.stop().await;
+            return Err(error);
+        }
+        store.settle();
+        let client = MetadataClient::new(images, submitter, clock, config.submit_timeout);
+        Ok((node, client))
+    }
+
+    /// Returns when this node has applied all that was committed.
+    async fn join(&self, config: &NodeConfig, id: u64, pristine: bool) -> Result<(), StartError> {
+        if pristine {
+            initialize(&self.raft, config).await?;
+        }
+        elect_alone(&self.raft, id).await?;
+        let recovered = self.raft.wait_for_recovery(Some(config.start_timeout)).await;
+        recovered.map(drop).map_err(|error| StartError::NoQuorum(error.to_string()))
+    }
+
+    /// Completes when metadata has stopped by itself, with the reason: its log failed. The process should end,
+    /// for nothing it knows of the cluster will be true for long.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(error) = &metrics.borrow_and_update().running_state {
+                return error.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "metadata has stopped".into();
+            }
+        }
     }
 
     /// Whether this node leads, as far as it knows.

@@ -9,7 +9,7 @@ use crate::client::MetadataClient;
 use crate::command::{Command, Outcome};
 use crate::log::{MemoryLogStore, RaftLogStore};
 
-async fn start(store: &Arc<MemoryLogStore>) -> (Node, MetadataClient) {
+async fn start(store: &Arc<MemoryLogStore>) -> (Arc<Node>, MetadataClient) {
     let store: Arc<dyn RaftLogStore> = Arc::clone(store) as _;
     let clock = Arc::new(ManualClock::at(1_000));
     Node::start(NodeConfig::single(NodeId(1)), store, Arc::new(NoPeers), clock).await.expect("starts")
@@ -99,4 +99,145 @@ async fn the_memory_store_keeps_the_contract() {
         move || Arc::clone(&store) as Arc<dyn RaftLogStore>
     })
     .await;
+}
+
+/// Carries requests between nodes of one process; a node that is cut off neither sends nor answers.
+#[derive(Default)]
+struct Switchboard {
+    nodes: parking_lot::Mutex<std::collections::BTreeMap<NodeId, Arc<Node>>>,
+    cut_off: parking_lot::Mutex<std::collections::BTreeSet<NodeId>>,
+}
+
+struct Line {
+    of: NodeId,
+    board: Arc<Switchboard>,
+}
+
+#[async_trait::async_trait]
+impl super::RaftTransport for Line {
+    async fn call(&self, target: NodeId, request: bytes::Bytes) -> Result<bytes::Bytes, super::TransportError> {
+        let cut = {
+            let cut_off = self.board.cut_off.lock();
+            cut_off.contains(&self.of) || cut_off.contains(&target)
+        };
+        let node = self.board.nodes.lock().get(&target).cloned().filter(|_| !cut);
+        match node {
+            Some(node) => Ok(node.handle(request).await),
+            None => Err(super::TransportError::Unreachable(format!("{target} is away"))),
+        }
+    }
+}
+
+struct Cluster {
+    board: Arc<Switchboard>,
+    stores: Vec<Arc<MemoryLogStore>>,
+    clients: Vec<MetadataClient>,
+}
+
+impl Cluster {
+    fn config(node: NodeId) -> NodeConfig {
+        NodeConfig {
+            voters: vec![NodeId(0), NodeId(1), NodeId(2)],
+            election_timeout: Duration::from_millis(300),
+            heartbeat: Duration::from_millis(60),
+            ..NodeConfig::single(node)
+        }
+    }
+
+    async fn start() -> Self {
+        let board = Arc::new(Switchboard::default());
+        let stores: Vec<Arc<MemoryLogStore>> = (0..3).map(|_| Arc::default()).collect();
+        let starts = (0..3).map(|id| Self::start_node(&board, &stores, NodeId(id)));
+        let clients = futures::future::join_all(starts).await;
+        Self { board, stores, clients }
+    }
+
+    async fn start_node(board: &Arc<Switchboard>, stores: &[Arc<MemoryLogStore>], id: NodeId) -> MetadataClient {
+        let store = Arc::clone(&stores[usize::try_from(id.0).expect("small")]);
+        let line = Arc::new(Line { of: id, board: Arc::clone(board) });
+        let clock = Arc::new(ManualClock::at(1_000));
+        let on_board = {
+            let board = Arc::clone(board);
+            move |node: Arc<Node>| drop(board.nodes.lock().insert(id, node))
+        };
+        let (_, client) = Node::start_announced(Self::config(id), store, line, clock, on_board).await.expect("starts");
+        client
+    }
+
+    async fn leader(&self) -> NodeId {
+        let found = async {
+            loop {
+                let cut_off = self.board.cut_off.lock().clone();
+                let nodes = self.board.nodes.lock().clone();
+                let mut leaders = nodes.iter().filter(|(id, node)| node.is_leader() && !cut_off.contains(id));
+                if let Some((id, _)) = leaders.next() {
+                    return *id;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), found).await.expect("a leader in time")
+    }
+
+    fn client(&self, of: NodeId) -> &MetadataClient {
+        &self.clients[usize::try_from(of.0).expect("small")]
+    }
+
+    /// Submits until it is certain; commands of the test may be repeated.
+    async fn submit(&self, through: NodeId, command: &Command) -> Outcome {
+        let certain = async {
+            loop {
+                match self.client(through).submit(command.clone()).await {
+                    Ok(outcome) => return outcome,
+                    Err(error) => tracing::debug!(%error, "again"),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), certain).await.expect("an outcome in time")
+    }
+
+    async fn stop(&self) {
+        let nodes: Vec<Arc<Node>> = self.board.nodes.lock().values().cloned().collect();
+        for node in nodes {
+            node.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_voters_forward_commands_and_survive_their_leader() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    for through in 0..3 {
+        let register = Command::RegisterNode {
+            id: NodeId(through),
+            incarnation: Uuid::from_u128(u128::from(through.unsigned_abs()) + 1),
+            endpoints: Vec::new(),
+            rack: None,
+            wal: None,
+        };
+        assert!(matches!(cluster.submit(NodeId(through), &register).await, Outcome::Registered { .. }));
+        assert!(cluster.client(NodeId(through)).image().nodes.contains_key(&NodeId(through)), "in the own image");
+    }
+    cluster.board.cut_off.lock().insert(leader);
+    let other = NodeId((leader.0 + 1) % 3);
+    assert_eq!(cluster.submit(other, &topic(1, "orders")).await, Outcome::Done);
+    assert_ne!(cluster.leader().await, leader);
+
+    // While it was away the log went on, and was let go: it gets a snapshot.
+    for id in 2..30 {
+        assert_eq!(cluster.submit(other, &topic(id, &format!("t{id}"))).await, Outcome::Done);
+    }
+    let nodes = cluster.board.nodes.lock().clone();
+    for (id, node) in nodes.iter().filter(|(id, _)| **id != leader) {
+        node.snapshot().await.expect("asked for");
+        wait_for_empty_log(&cluster.stores[usize::try_from(id.0).expect("small")]).await;
+    }
+    cluster.board.cut_off.lock().clear();
+    let mut watch = cluster.client(leader).watch();
+    let target = cluster.client(other).image().applied;
+    let caught_up = watch.wait_for(|applied| *applied >= target);
+    tokio::time::timeout(Duration::from_secs(30), caught_up).await.expect("in time").expect("alive");
+    assert_eq!(cluster.client(leader).image().topics, cluster.client(other).image().topics);
+    cluster.stop().await;
 }

@@ -179,7 +179,7 @@ async fn purging_keeps_the_directory_small() {
     assert_eq!(log.bounds().last, Some(record(79, 0).id));
 }
 
-async fn start(dir: &Path) -> (Node, metadata::MetadataClient) {
+async fn start(dir: &Path) -> (Arc<Node>, metadata::MetadataClient) {
     let log: Arc<dyn RaftLogStore> = Arc::new(RaftLog::open(dir).expect("opens"));
     Node::start(NodeConfig::single(NodeId(1)), log, Arc::new(NoPeers), Arc::new(SystemClock)).await.expect("starts")
 }
