@@ -194,8 +194,11 @@ impl Partition {
         self.state.lock().waiters.remove(waiter);
     }
 
-    /// Moves the log start up to `start`; returns once that is in metadata. Producer state that follows from what is cut
-    /// off is kept: a checkpoint that covers it is durable before.
+    /// Moves the log start up to `start`; returns once that is in metadata.
+    ///
+    /// Producer state that only the records cut off tell is kept where it can be: in memory, and in a checkpoint
+    /// that is durable before the trim. That one is lost if the log is trimmed before another record is uploaded with
+    /// it; after a restart such producers are unknown, as all are whose records are gone.
     pub async fn trim(&self, start: Offset) -> Result<(), s3stream::PortError> {
         let checkpoint = {
             let mut state = self.state.lock();

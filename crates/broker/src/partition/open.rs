@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use s3stream::{FetchError, Stream};
 
 use super::checkpoint::{self, CheckpointError, PartitionCheckpoint};
+use super::producer_state::ProducerStates;
 use super::state::PartitionState;
 use super::{Environment, Partition, Topic};
 
@@ -35,12 +36,17 @@ impl Partition {
         leader_epoch: i32,
         stream: Arc<Stream>,
     ) -> Result<Arc<Self>, OpenError> {
-        let checkpoint = match stream.checkpoint().await? {
+        let mut checkpoint = match stream.checkpoint().await? {
             Some(newest) => decode(newest.offset, &newest.payload)?,
             None => PartitionCheckpoint::default(),
         };
         let log_start = stream.start_offset();
         let from = log_start.max(Offset(checkpoint.offset));
+        if log_start.0 > checkpoint.offset {
+            // Records between the checkpoint and the log start are gone, and with them what they changed: a
+            // producer that wrote one would be held to a sequence number it has passed. Better unknown than wrong.
+            checkpoint.producers = ProducerStates::default();
+        }
         let now_ms = environment.clock.wall_ms();
         let mut state = PartitionState::restored(checkpoint, log_start.0);
         if from < stream.next_offset() {

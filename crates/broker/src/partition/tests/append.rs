@@ -42,7 +42,7 @@ async fn limits_bind_except_for_a_first_batch() {
     let rig = Rig::durable();
     let partition = rig.open().await;
     let size = plain(3).len();
-    (0..4).for_each(|_| drop(accepted(&partition, &plain(3))));
+    (0..4).for_each(|_| { accepted(&partition, &plain(3)); });
     let read = |max, min_one| {
         let read = partition.read_cached(Offset(4), max, Isolation::ReadUncommitted, min_one);
         let read = read.expect("in range").expect("in memory");

@@ -5,6 +5,7 @@ use s3stream::testing::MemoryLog;
 
 use super::rig::{NOW, Rig, accepted, append, code, idempotent, plain, topic};
 use crate::partition::checkpoint::PartitionCheckpoint;
+use crate::partition::producer_state::ProducerStates;
 use crate::partition::state::CHECKPOINT_INTERVAL_BYTES;
 use crate::partition::{AppendOrigin, Partition};
 
@@ -18,6 +19,21 @@ fn derived(partition: &Partition) -> PartitionCheckpoint {
         producers: state.producers.clone(),
         coordinator: None,
     }
+}
+
+/// The same without what only records below the log start tell: a trim tries to keep it, but a checkpoint with no
+/// records to travel with is lost when the log behind it is trimmed.
+fn surviving(mut state: PartitionCheckpoint) -> PartitionCheckpoint {
+    let mut producers = ProducerStates::default();
+    for (id, entry) in state.producers.iter() {
+        let mut entry = entry.clone();
+        entry.batches.retain(|batch| batch.last_offset >= state.log_start);
+        if !entry.batches.is_empty() {
+            producers.restore(id, entry);
+        }
+    }
+    state.producers = producers;
+    state
 }
 
 #[tokio::test]
@@ -198,13 +214,19 @@ async fn run(steps: Vec<Step>) {
                 *sequence += records;
                 *last = Some((batch, offset));
             }
-            Step::Plain(records) => drop(accepted(&partition, &plain(records))),
+            Step::Plain(records) => {
+                accepted(&partition, &plain(records));
+            }
             Step::Duplicate(producer) => {
-                if let Some((_, _, Some((batch, offset)))) = known.get(&producer) {
+                if let Some((_, _, Some((batch, offset)))) = known.get(&producer)
+                    && *offset >= partition.log_start().0
+                {
                     assert_eq!(accepted(&partition, batch).0, *offset, "the original's offset");
                 }
             }
-            Step::Checkpoint => drop(partition.append_final_checkpoint()),
+            Step::Checkpoint => {
+                partition.append_final_checkpoint();
+            }
             Step::Upload => rig.store.flush().await.expect("uploads"),
             Step::Trim(part) => {
                 let (start, end) = (partition.log_start().0, partition.log_end().0);
@@ -222,7 +244,7 @@ async fn run(steps: Vec<Step>) {
                 epochs.assign(partition.leader_epoch(), before.offset);
                 assert_eq!(after.epochs, epochs);
                 after.epochs = before.epochs.clone();
-                assert_eq!(after, before);
+                assert_eq!(surviving(after), surviving(before));
             }
         }
     }
