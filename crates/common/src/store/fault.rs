@@ -1,0 +1,91 @@
+//! Fault injection, for tests: a store that fails, hangs, lags, or does what it was asked and says it did not.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::{Error, Result};
+use parking_lot::Mutex;
+
+use super::layer::{Attempt, Layer, Operation};
+use crate::Random;
+
+/// What goes wrong. Probabilities are in per mille.
+#[derive(Clone, Debug, Default)]
+pub struct FaultPlan {
+    /// Fails before the store is asked, by operation; operations that are not listed never do.
+    pub fail: Vec<(Operation, u32)>,
+    /// Asks the store, then fails all the same, by operation.
+    pub fail_after: Vec<(Operation, u32)>,
+    /// Delay before each operation.
+    pub latency: Duration,
+    /// Everything fails, as when the network is gone.
+    pub unreachable: bool,
+}
+
+/// Injects faults by a plan that may change at any time.
+pub struct Faults {
+    plan: Mutex<FaultPlan>,
+    random: Arc<dyn Random>,
+}
+
+impl Faults {
+    /// Faults by `plan`.
+    #[must_use]
+    pub fn new(plan: FaultPlan, random: Arc<dyn Random>) -> Self {
+        Self { plan: Mutex::new(plan), random }
+    }
+
+    /// Changes the plan.
+    pub fn set(&self, plan: FaultPlan) {
+        *self.plan.lock() = plan;
+    }
+
+    /// Cuts the store off, or lets it be reached again.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.plan.lock().unreachable = unreachable;
+    }
+
+    fn hits(&self, faults: &[(Operation, u32)], operation: Operation) -> bool {
+        let permille = faults.iter().find(|(of, _)| *of == operation).map_or(0, |(_, permille)| *permille);
+        permille > 0 && self.random.below(1000) < u64::from(permille)
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("faults")
+    }
+}
+
+fn injected(what: &'static str) -> Error {
+    Error::Generic { store: "faults", source: what.into() }
+}
+
+impl Layer for Faults {
+    fn call<'a, T: Send + 'a>(
+        &'a self,
+        operation: Operation,
+        _bytes: u64,
+        attempt: impl Fn() -> Attempt<'a, T> + Send + Sync + 'a,
+    ) -> impl Future<Output = Result<T>> + Send + 'a {
+        async move {
+            let plan = self.plan.lock().clone();
+            if !plan.latency.is_zero() {
+                tokio::time::sleep(plan.latency).await;
+            }
+            if plan.unreachable {
+                return Err(injected("the store is unreachable"));
+            }
+            if self.hits(&plan.fail, operation) {
+                return Err(injected("failed before it was done"));
+            }
+            let result = attempt().await;
+            if self.hits(&plan.fail_after, operation) {
+                return Err(injected("failed after it was done"));
+            }
+            result
+        }
+    }
+}
