@@ -12,10 +12,13 @@ use crate::block_cache::BlockCache;
 use crate::log_cache::LogCache;
 use crate::object::reader::ReadBudgets;
 use crate::ports::{ObjectManager, StreamManager};
+use crate::read::ReadaheadJob;
 use crate::store::Settings;
 
 /// See the module.
 pub(crate) struct Core {
+    /// To the task that reads ahead.
+    pub(crate) readahead: tokio::sync::mpsc::Sender<ReadaheadJob>,
     pub(crate) settings: Settings,
     pub(crate) wal: Arc<dyn WriteAheadLog>,
     pub(crate) objects: Arc<dyn ObjectStore>,

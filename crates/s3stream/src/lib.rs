@@ -3,6 +3,8 @@
 
 mod backoff;
 mod block_cache;
+mod collector;
+mod compaction;
 mod core;
 pub mod format;
 mod log_cache;

@@ -1,9 +1,12 @@
 //! The read path past the log cache: released blocks of the log, then objects.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::supervisor::StopSignal;
 use common::{Lsn, Offset};
+use futures::{StreamExt, stream};
 use wal::ReadError;
 
 use crate::format::object_index::{BlockEntry, ObjectIndex};
@@ -17,6 +20,8 @@ use crate::tail::TailEntry;
 const FETCH_LOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Ranges looked at per step.
 const RANGES_PER_STEP: usize = 8;
+/// Readers that are read ahead for at the same time.
+const READAHEADS_IN_FLIGHT: usize = 8;
 /// How often a read starts over because data moved while it was read: from log to object, or between objects.
 const MOVES_MAX: usize = 8;
 
@@ -226,9 +231,29 @@ async fn fetch_range(
     Ok((if wanted == entries.len() { until } else { reached }, whole))
 }
 
-/// Loads what a sequential reader will ask for next, in the background, if the budget has room.
+/// A stream, and what one of its readers will ask for next.
+pub(crate) struct ReadaheadJob {
+    stream: Arc<Stream>,
+    readahead: Readahead,
+}
+
+/// Has it loaded in the background, if there is room.
 fn read_ahead(stream: Arc<Stream>, readahead: Readahead) {
-    tokio::spawn(async move {
+    let sender = stream.core.readahead.clone();
+    if let Err(error) = sender.try_send(ReadaheadJob { stream, readahead }) {
+        let job = error.into_inner();
+        job.stream.state.lock().readers.on_loaded(readahead.reader, readahead.from, 0);
+    }
+}
+
+/// The task that reads ahead, a few at a time.
+pub(crate) async fn run_readahead(
+    jobs: tokio::sync::mpsc::Receiver<ReadaheadJob>,
+    mut stop: StopSignal,
+) -> Result<(), Infallible> {
+    let jobs = stream::unfold(jobs, |mut jobs| async { jobs.recv().await.map(|job| (job, jobs)) });
+    let run = jobs.for_each_concurrent(READAHEADS_IN_FLIGHT, |job| async move {
+        let ReadaheadJob { stream, readahead } = job;
         let (reached, bytes) = match load_ahead(&stream, readahead).await {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -238,6 +263,11 @@ fn read_ahead(stream: Arc<Stream>, readahead: Readahead) {
         };
         stream.state.lock().readers.on_loaded(readahead.reader, reached, bytes);
     });
+    tokio::select! {
+        () = stop.stopped() => {}
+        () = run => {}
+    }
+    Ok(())
 }
 
 async fn load_ahead(stream: &Stream, readahead: Readahead) -> Result<(Offset, u64), ObjectReadError> {

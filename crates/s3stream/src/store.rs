@@ -7,14 +7,19 @@ use object_store::ObjectStore;
 use wal::WriteAheadLog;
 
 use crate::block_cache::BlockCache;
+use crate::collector::Collector;
+use crate::compaction::Compactor;
 use crate::core::{Backlog, Core};
 use crate::log_cache::LogCache;
 use crate::object::reader::ReadBudgets;
 use crate::ports::{ObjectManager, StreamManager};
+use crate::read::run_readahead;
 use crate::registry::Registry;
 use crate::stream::Stream;
 use crate::upload::Uploader;
 
+/// Read-aheads that wait for their turn; when there are more, readers go without.
+const READAHEAD_QUEUE: usize = 64;
 /// What reads of one class may have in flight at least, however small the block cache is.
 const READ_BUDGET_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
@@ -109,7 +114,9 @@ impl StreamStore {
     /// Starts uploads and object compaction. Does no store I/O before it returns, so that a broker starts
     /// while the store is down.
     pub fn start(settings: Settings, parts: Parts) -> Result<Arc<Self>, StartError> {
+        let (readahead, jobs) = tokio::sync::mpsc::channel(READAHEAD_QUEUE);
         let core = Arc::new(Core {
+            readahead,
             log_cache: LogCache::new(settings.log_cache_bytes),
             block_cache: BlockCache::new(settings.block_cache_bytes),
             read_budgets: ReadBudgets::new((settings.block_cache_bytes / 4).max(READ_BUDGET_BYTES_MIN)),
@@ -124,6 +131,12 @@ impl StreamStore {
         let registry = Arc::new(Registry::new(parts.recovered));
         let uploader = Uploader::new(Arc::clone(&core), Arc::clone(&registry), Arc::clone(&parts.random));
         parts.supervisor.spawn("upload", uploader.run(parts.supervisor.stop_signal()));
+        let compactor = Compactor::new(Arc::clone(&core), Arc::clone(&registry), parts.random);
+        parts.supervisor.spawn("object compaction", compactor.run(parts.supervisor.stop_signal()));
+        let collector = Collector::new(Arc::clone(&core));
+        parts.supervisor.spawn("object collector", collector.run(parts.supervisor.stop_signal()));
+        let readahead = run_readahead(jobs, parts.supervisor.stop_signal());
+        parts.supervisor.spawn("readahead", readahead);
         Ok(Arc::new(Self { core, registry }))
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the whole stream layer on in-memory log, metadata and store.
 
 mod basic;
+mod model;
 
 use std::sync::Arc;
 use std::time::Duration;
