@@ -389,6 +389,11 @@ impl Core {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.state != State::Running
+    }
+
     /// Ends the log after an I/O error.
     pub(crate) fn fail(&mut self) {
         self.state = State::Failed;

@@ -8,6 +8,9 @@ pub(crate) mod segment_footer;
 pub(crate) mod segment_header;
 pub(crate) mod superblock;
 
+#[cfg(test)]
+mod tests;
+
 use crc_fast::CrcAlgorithm;
 
 /// Version of all formats of this crate. A log of another version is refused.

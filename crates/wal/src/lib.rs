@@ -14,7 +14,10 @@ pub mod direct;
 pub mod durable;
 mod engine;
 mod format;
+pub mod inspect;
 pub mod memory;
+#[cfg(test)]
+mod model;
 mod open;
 mod reader;
 pub mod record;

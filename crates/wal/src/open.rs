@@ -1,7 +1,10 @@
 //! Opening a log: lock, identity, recovery, start. And sealing one that belongs to another node.
 
-mod block;
-mod directory;
+pub(crate) mod block;
+pub(crate) mod directory;
+
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io;
@@ -129,7 +132,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn io(path: &Path) -> impl Fn(io::Error) -> Self {
+    pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self {
         let path = path.to_owned();
         move |error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -139,11 +142,11 @@ impl OpenError {
         }
     }
 
-    fn not_a_wal(path: &Path, reason: impl Into<String>) -> Self {
+    pub(crate) fn not_a_wal(path: &Path, reason: impl Into<String>) -> Self {
         Self::NotAWal { path: path.to_owned(), reason: reason.into() }
     }
 
-    fn wrong_size(path: &Path, reason: impl Into<String>) -> Self {
+    pub(crate) fn wrong_size(path: &Path, reason: impl Into<String>) -> Self {
         Self::WrongSize { path: path.to_owned(), reason: reason.into() }
     }
 }

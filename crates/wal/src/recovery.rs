@@ -6,7 +6,7 @@
 //! 3. Whatever block lies behind that end and says that more than that was durable proves damage: the log is
 //!    refused. Otherwise what lies behind was never acknowledged, and is wiped before anything is written.
 
-mod scan;
+pub(crate) mod scan;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -140,6 +140,10 @@ impl Survey {
                 reason: format!("segment {first}, where the log starts, is missing"),
             });
         };
+        if self.trim == Lsn(0) && view.last.is_none() {
+            // Only the header of the very first segment reached the disk: nothing was ever written.
+            return Ok(None);
+        }
         while let Some(next) = self.views.get(&(view.segment + 1)) {
             if next.first_link.is_none() || next.first_link != view.last_link() {
                 break;
@@ -180,7 +184,7 @@ impl Survey {
         }
         let Some(mark) = newest.filter(|mark| *mark > end) else { return Ok(()) };
         let evidence = format!("a later block says that everything below LSN {mark} was durable");
-        match last.and_then(|last| self.views.get(&last)) {
+        match self.views.get(&last.unwrap_or(0)) {
             Some(view) => Err(self.damaged_at(device, view, &evidence)),
             None => Err(RecoverError::Damaged {
                 lsn: end,

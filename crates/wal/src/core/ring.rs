@@ -73,3 +73,21 @@ impl Ring {
         if self.live.is_empty() { 0 } else { self.live.range(first..).map(bytes).sum() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_below_the_mark_is_freed() {
+        const SEGMENT: u64 = 64 << 10;
+        let slot = |id| Slot { id, usable: SEGMENT };
+        let live = BTreeMap::from([(3, slot(0)), (4, slot(1)), (5, slot(2))]);
+        let mut ring = Ring::new(SEGMENT, live, VecDeque::new());
+        assert!(!ring.would_free(Lsn(4 * SEGMENT - 1)) && ring.would_free(Lsn(4 * SEGMENT)));
+        ring.release(Lsn(5 * SEGMENT + 9));
+        assert_eq!(ring.free_room(), (2, 2 * SEGMENT));
+        assert_eq!((ring.slot_of(4), ring.slot_of(5)), (None, Some(slot(2))));
+        assert_eq!(ring.used(Lsn(5 * SEGMENT + 9), Lsn(5 * SEGMENT + 8192)), 4096);
+    }
+}
