@@ -329,10 +329,15 @@ fn read_page(file: &DirectFile, offset: u64) -> io::Result<AlignedBuf> {
     Ok(page)
 }
 
-/// Writes one page of a file, durably.
-fn write_page(file: &DirectFile, offset: u64, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
+/// Writes one page of a file.
+fn write_page_unsynced(file: &DirectFile, offset: u64, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
     let mut page = AlignedBuf::zeroed(1)?;
     fill(&mut page);
-    file.write_all_at(&page, offset)?;
+    file.write_all_at(&page, offset)
+}
+
+/// Writes one page of a file, durably.
+fn write_page(file: &DirectFile, offset: u64, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
+    write_page_unsynced(file, offset, fill)?;
     file.sync_data()
 }

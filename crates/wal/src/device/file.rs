@@ -69,11 +69,13 @@ impl FileDevice {
         Ok(Self { directory: directory.to_owned(), files: RwLock::new(files), seal })
     }
 
-    /// Makes the first slots of a new log.
+    /// Makes the first slots of a new log. The caller syncs them, and the directory.
     pub(crate) fn make_first_slots(&self, segment_bytes: u64) -> io::Result<()> {
         for id in 0..FIRST_SLOTS {
             let usable = first_slot_bytes(id, segment_bytes);
-            self.grow(Slot { id, usable }, &mut || Pace::Go)?;
+            let file = DirectFile::open(&segment_path(&self.directory, id), OpenMode::CreateNew)?;
+            zero_fill(&file, 0, usable, &mut || Pace::Go)?;
+            self.files.write().insert(id, Arc::new(file));
         }
         Ok(())
     }
@@ -120,7 +122,8 @@ impl WalDevice for FileDevice {
             None => Arc::new(DirectFile::open(&path, OpenMode::CreateNew)?),
         };
         let before = file.len()? / ALIGNMENT as u64 * ALIGNMENT as u64;
-        if let Err(error) = zero_fill(&file, before, slot.usable, pace) {
+        let filled = zero_fill(&file, before, slot.usable, pace).and_then(|()| file.sync_data());
+        if let Err(error) = filled {
             // Give back the space of what was begun: it may be what others wait for.
             let undone = if before == 0 { std::fs::remove_file(&path) } else { file.file().set_len(before) };
             undone.and(Err(error))?;
@@ -154,5 +157,5 @@ fn zero_fill(file: &DirectFile, from: u64, to: u64, pace: &mut dyn FnMut() -> Pa
             return Err(io::ErrorKind::Interrupted.into());
         }
     }
-    file.sync_data()
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{OpenError, Place, lock, new_superblock, read_page, write_page};
+use super::{OpenError, Place, lock, new_superblock, read_page, write_page_unsynced};
 use crate::config::WalConfig;
 use crate::device::file::{
     FileDevice, LOCK_FILE, SEAL_FILE, SUPERBLOCK_FILE, SUPERBLOCK_TEMPORARY, remove_segments, segment_files,
@@ -20,11 +20,14 @@ use crate::format::superblock::Superblock;
 
 pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> {
     let io = OpenError::io(path);
-    make_directory(path).map_err(&io)?;
+    let mut parents = make_directory(path).map_err(&io)?;
     let lock = lock_directory(path)?;
     if !path.join(SUPERBLOCK_FILE).try_exists().map_err(&io)? {
         make(path, config)?;
+        // Also where an earlier attempt made the directory, and was cut off before this.
+        parents.extend(path.parent().filter(|parent| parent.is_dir()).map(Path::to_owned));
     }
+    parents.iter().try_for_each(|parent| fsync_dir(parent)).map_err(&io)?;
     let superblock = read_superblock(path)?;
     let device = FileDevice::open(path, OpenMode::ReadWrite).map_err(&io)?;
     let slots = (config.capacity_bytes / superblock.segment_bytes).max(2);
@@ -47,13 +50,13 @@ pub(crate) fn read_superblock(path: &Path) -> Result<Superblock, OpenError> {
     Superblock::decode(&page).map_err(|damage| OpenError::not_a_wal(&file, format!("the superblock is bad: {damage}")))
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(path)?;
-    // Each directory that was just made is an entry of its parent.
-    path.ancestors().skip(1).filter(|parent| parent.is_dir()).take(3).try_for_each(fsync_dir)
+/// Makes the directory; returns the parents that got a new entry, which are yet to be made durable.
+fn make_directory(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let absolute = std::path::absolute(path)?;
+    let made = absolute.ancestors().take_while(|directory| !directory.exists());
+    let parents = made.filter_map(|directory| directory.parent().map(Path::to_owned)).collect();
+    std::fs::create_dir_all(&absolute)?;
+    Ok(parents)
 }
 
 fn lock_directory(path: &Path) -> Result<File, OpenError> {
@@ -85,12 +88,16 @@ fn make(path: &Path, config: &WalConfig) -> Result<(), OpenError> {
         }
     }
     let seal = DirectFile::open(&path.join(SEAL_FILE), OpenMode::CreateNew).map_err(&io)?;
-    write_page(&seal, 0, |page| SealSector { uuid: superblock.uuid, sealed: None }.encode(page)).map_err(&io)?;
+    let sector = SealSector { uuid: superblock.uuid, sealed: None };
+    write_page_unsynced(&seal, 0, |page| sector.encode(page)).map_err(&io)?;
     let device = FileDevice::open(path, OpenMode::ReadWrite).map_err(&io)?;
     device.make_first_slots(config.segment_bytes).map_err(&io)?;
     let temporary = path.join(SUPERBLOCK_TEMPORARY);
     let file = DirectFile::open(&temporary, OpenMode::CreateNew).map_err(&io)?;
-    write_page(&file, 0, |page| superblock.encode(page)).map_err(&io)?;
+    write_page_unsynced(&file, 0, |page| superblock.encode(page)).map_err(&io)?;
+    // All syncs together: the first one commits the file system's journal for all of them.
+    let slots: Vec<u32> = device.slots().iter().map(|slot| slot.id).collect();
+    device.sync(&slots).and_then(|()| seal.sync_data()).and_then(|()| file.sync_data()).map_err(&io)?;
     std::fs::rename(&temporary, path.join(SUPERBLOCK_FILE)).map_err(&io)?;
     fsync_dir(path).map_err(&io)
 }
