@@ -1,6 +1,7 @@
 //! Where a log lies and how large it may become.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use common::NodeId;
 
@@ -11,6 +12,24 @@ pub enum WalLocation {
     Directory(PathBuf),
     /// A block device, or one preallocated file. A zeroed first page means that it is unused.
     Block(PathBuf),
+}
+
+impl FromStr for WalLocation {
+    type Err = String;
+
+    /// Reads `file:///directory` or `block:///dev/device`.
+    fn from_str(url: &str) -> Result<Self, String> {
+        let wrong = || format!("{url:?} is no place for a write-ahead log: file:///directory or block:///dev/device");
+        let (scheme, path) = url.split_once("://").ok_or_else(wrong)?;
+        if !path.starts_with('/') || path.contains(['?', '#', '%']) {
+            return Err(wrong());
+        }
+        match scheme {
+            "file" => Ok(Self::Directory(path.into())),
+            "block" => Ok(Self::Block(path.into())),
+            _ => Err(wrong()),
+        }
+    }
 }
 
 /// What survives the loss of the node, as the operator states it.
@@ -59,6 +78,21 @@ impl WalConfig {
             memory_bytes: 256 << 20,
             node,
             cluster_id: cluster_id.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_directory_or_a_device() {
+        assert_eq!("file:///var/wal".parse(), Ok(WalLocation::Directory("/var/wal".into())));
+        assert_eq!("block:///dev/nvme1n1".parse(), Ok(WalLocation::Block("/dev/nvme1n1".into())));
+        for wrong in ["", "/var/wal", "file://host/wal", "s3://bucket/wal", "file:///wal?x=1"] {
+            let error = wrong.parse::<WalLocation>().expect_err("refused");
+            assert!(error.contains("file:///directory"), "{error}");
         }
     }
 }
