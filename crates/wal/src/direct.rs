@@ -159,7 +159,8 @@ fn open_with(path: &Path, mode: OpenMode, flags: i32) -> io::Result<File> {
 
 fn check_alignment(buf: &[u8], offset: u64) -> io::Result<()> {
     let page = ALIGNMENT as u64;
-    let aligned = buf.as_ptr().addr() % ALIGNMENT == 0 && buf.len() % ALIGNMENT == 0 && offset % page == 0;
+    let memory = buf.as_ptr().addr().is_multiple_of(ALIGNMENT) && buf.len().is_multiple_of(ALIGNMENT);
+    let aligned = memory && offset.is_multiple_of(page);
     if aligned { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "unaligned direct I/O")) }
 }
 

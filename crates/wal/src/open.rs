@@ -198,7 +198,7 @@ fn check_config(config: &WalConfig) -> Result<(), OpenError> {
     let wrong = |reason: String| Err(OpenError::wrong_size(path, reason));
     let page = ALIGNMENT as u64;
     let segment = config.segment_bytes;
-    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || segment % page != 0 {
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || !segment.is_multiple_of(page) {
         return wrong(format!(
             "a segment of {segment} bytes: it must be a multiple of {page} from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
         ));

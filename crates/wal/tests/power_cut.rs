@@ -197,7 +197,7 @@ fn no_acknowledged_record_is_lost_in_a_power_cut() {
     let opened = wal::open(&config(&disk.mount)).expect("after the last cut");
     check(&opened, &mut known);
     assert!(opened.recovered.end > Lsn(0) && records > cuts as i64, "only {records} records were acknowledged");
-    println!("{cuts} power cuts, {records} records acknowledged and found");
+    eprintln!("{cuts} power cuts, {records} records acknowledged and found");
     block_on(opened.wal.close()).expect("close");
     drop(opened);
     disk.unmount();
