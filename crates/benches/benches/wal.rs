@@ -171,7 +171,7 @@ fn appends(iterations: u64, payload: &[u8]) -> Duration {
     let batch = ((16 << 20) / (payload.len() as u64 + 200)).max(1);
     // Memory is touched for the first time only once in the life of a log.
     for _ in 0..4 * batch {
-        log.append(&meta(), payload, &mut |_| ()).map_or((), drop);
+        drop(log.append(&meta(), payload, &mut |_| ()));
     }
     log.flush();
     log.trim(log.durable().get());
