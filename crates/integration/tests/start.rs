@@ -66,7 +66,7 @@ fn second_process_on_one_directory() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = Broker::start(dir.path(), &Start::default()).expect("the first starts");
     let said = refused(dir.path(), free_port().expect("a port"), &Start::default());
-    says(&said, &["lock"]);
+    says(&said, &["another process"]);
     drop(first);
 }
 

@@ -36,7 +36,7 @@ func chaos(args []string) error {
 	flags.StringVar(&r.group, "group", "chaos", "consumer group")
 	flags.IntVar(&r.partitions, "partitions", 6, "partitions of the topic")
 	flags.IntVar(&r.producers, "producers", 8, "idempotent producers")
-	flags.IntVar(&r.members, "members", 3, "group members")
+	flags.IntVar(&r.members, "members", 3, "group members; 0 for no group at all")
 	flags.IntVar(&r.rate, "rate", 100, "records per second and producer")
 	flags.IntVar(&r.size, "size", 1000, "largest payload")
 	flags.DurationVar(&r.patience, "patience", 120*time.Second, "how long acks and the group may take after the load")
@@ -92,7 +92,9 @@ func (r *run) all() error {
 	for i := range r.members {
 		readers.Go(func() { r.member(group, uint32(i)) })
 	}
-	readers.Go(func() { r.observe(group, observer) })
+	if r.members > 0 {
+		readers.Go(func() { r.observe(group, observer) })
+	}
 
 	err = r.converse()
 	endLoad()
@@ -102,8 +104,10 @@ func (r *run) all() error {
 	if err := r.wait(&producers, "the producers' last acks"); err != nil {
 		return err
 	}
-	if err := r.drain(observer); err != nil {
-		return err
+	if r.members > 0 {
+		if err := r.drain(observer); err != nil {
+			return err
+		}
 	}
 	endGroup()
 	if err := r.wait(&readers, "the members' end"); err != nil {
@@ -128,7 +132,7 @@ func (r *run) converse() error {
 		case err := <-r.fatal:
 			return err
 		case <-ready.C:
-			if r.acked.Load() > 0 && r.polled.Load() > 0 && r.commits.Load() > 0 {
+			if r.acked.Load() > 0 && (r.members == 0 || r.polled.Load() > 0 && r.commits.Load() > 0) {
 				fmt.Println("ready")
 				ready.Stop()
 			}
