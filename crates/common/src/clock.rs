@@ -14,6 +14,13 @@ pub trait Clock: Send + Sync + 'static {
     fn boot(&self) -> Duration;
 }
 
+/// The moment `after` from now on the async runtime's timer, which a simulation controls: only to give waiting
+/// an end, never to measure or to stamp.
+#[must_use]
+pub fn deadline(after: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + after
+}
+
 /// The operating system's clocks.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;

@@ -36,7 +36,7 @@ impl Handle for DeleteRecords {
         let broker = Arc::clone(broker);
         let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
         Reply::Later(Box::pin(async move {
-            let deadline = tokio::time::Instant::now() + timeout;
+            let deadline = common::clock::deadline(timeout);
             let mut topics = Vec::with_capacity(request.topics.len());
             for topic in request.topics {
                 topics.push(delete_topic(&broker, topic, deadline).await);

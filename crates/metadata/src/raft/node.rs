@@ -366,12 +366,12 @@ impl Submitter {
         proposal: Proposal,
         timeout: Duration,
     ) -> Result<(LogIndex, Outcome), SubmitError> {
-        let deadline = tokio::time::Instant::now() + timeout;
+        let deadline = common::clock::deadline(timeout);
         loop {
             let attempt = tokio::time::timeout_at(deadline, self.attempt(proposal.clone()));
             match attempt.await {
                 Ok(Ok(Some(applied))) => return Ok(applied),
-                Ok(Ok(None)) if tokio::time::Instant::now() + NO_LEADER_RETRY < deadline => {
+                Ok(Ok(None)) if common::clock::deadline(NO_LEADER_RETRY) < deadline => {
                     tokio::time::sleep(NO_LEADER_RETRY).await;
                 }
                 Ok(Ok(None)) => return Err(SubmitError::Unavailable("no leader was found in time".into())),
