@@ -7,6 +7,7 @@ mod collector;
 mod compaction;
 mod core;
 pub mod format;
+pub mod inspect;
 mod log_cache;
 mod object;
 pub mod ports;

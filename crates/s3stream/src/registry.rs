@@ -168,6 +168,15 @@ impl Registry {
         core.wal.trim(oldest);
     }
 
+    /// Drops all index entries of what objects hold.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn forget_committed(&self, core: &Core) {
+        for stream in self.inner.lock().open.values() {
+            let dropped = stream.state.lock().tail.drop_committed();
+            core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
+        }
+    }
+
     /// Whether the log holds nothing that should be uploaded.
     pub(crate) fn is_uploaded(&self, core: &Core) -> bool {
         let mut inner = self.inner.lock();

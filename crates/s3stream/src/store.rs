@@ -187,6 +187,14 @@ impl StreamStore {
         self.core.backlog.bytes()
     }
 
+    /// Gives up the log cache's durable blocks and what streams remember of uploaded records, so that reads go to
+    /// log and store: for benches.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn drop_log_cache(&self) {
+        self.core.log_cache.release_half();
+        self.registry.forget_committed(&self.core);
+    }
+
     /// Bytes that the block cache holds.
     #[must_use]
     pub fn block_cache_used(&self) -> u64 {

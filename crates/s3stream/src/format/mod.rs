@@ -7,6 +7,8 @@
 pub mod data_block;
 pub mod footer;
 pub mod object_index;
+#[cfg(test)]
+mod tests;
 
 use bytes::Buf;
 
