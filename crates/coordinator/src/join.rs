@@ -13,11 +13,23 @@ use crate::shard::{Context, GroupShard, Now, Output, Response, Token};
 /// First version whose dynamic members must come back with the id they are given (KIP-394).
 const MEMBER_ID_REQUIRED_SINCE: i16 = 4;
 
+/// Longest name that may go into a record, whose strings have lengths of 15 bits; a member id is one of
+/// the client's names and 37 bytes.
+pub(crate) const NAME_BYTES_MAX: usize = 32_000;
+
+fn has_long_name(context: &Context<'_>, request: &JoinGroupRequest) -> bool {
+    let instance_id = request.group_instance_id.as_ref().map_or(0, |instance| instance.len());
+    let protocols = request.protocols.iter().map(|protocol| protocol.name.len());
+    [context.client_id.len(), instance_id, request.protocol_type.len()].into_iter().chain(protocols).any(|len| len > NAME_BYTES_MAX)
+}
+
 impl GroupShard {
-    pub(crate) fn join(&mut self, token: Token, context: &Context, request: &JoinGroupRequest, now: Now, out: &mut Output) {
+    pub(crate) fn join(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, now: Now, out: &mut Output) {
         let session_ms = i64::from(request.session_timeout_ms);
-        let refused = if request.group_id.is_empty() {
+        let refused = if request.group_id.is_empty() || request.group_id.len() > NAME_BYTES_MAX {
             Some(ErrorCode::InvalidGroupId)
+        } else if has_long_name(context, request) {
+            Some(ErrorCode::InvalidRequest)
         } else if session_ms < self.config.min_session_timeout_ms || session_ms > self.config.max_session_timeout_ms {
             Some(ErrorCode::InvalidSessionTimeout)
         } else {
@@ -55,7 +67,7 @@ impl GroupShard {
 }
 
 impl Step<'_> {
-    fn join_group(&mut self, token: Token, context: &Context, request: &JoinGroupRequest, group: &mut ClassicGroup) {
+    fn join_group(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup) {
         let member_id = request.member_id.as_str();
         let protocols = protocols(&request.protocols);
         if !self.accepts(group, member_id) {
@@ -91,9 +103,9 @@ impl Step<'_> {
         group.bytes() - before + more <= self.config.max_group_bytes
     }
 
-    fn join_new_member(&mut self, token: Token, context: &Context, request: &JoinGroupRequest, group: &mut ClassicGroup) {
+    fn join_new_member(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup) {
         let instance_id = request.group_instance_id.as_ref().map(|instance| instance.as_str());
-        let prefix = instance_id.unwrap_or(&context.client_id);
+        let prefix = instance_id.unwrap_or(context.client_id);
         let new_id: Arc<str> = format!("{prefix}-{}", context.member_id_suffix).into();
         if let Some(instance_id) = instance_id {
             match group.static_member(instance_id).cloned() {
@@ -113,7 +125,7 @@ impl Step<'_> {
         }
     }
 
-    fn join_existing_member(&mut self, token: Token, context: &Context, request: &JoinGroupRequest, group: &mut ClassicGroup) {
+    fn join_existing_member(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup) {
         let member_id = request.member_id.as_str();
         let instance_id = request.group_instance_id.as_ref().map(|instance| instance.as_str());
         if group.pending_joins.contains(member_id) {
@@ -159,7 +171,7 @@ impl Step<'_> {
         }
     }
 
-    fn add_member(&mut self, token: Token, context: &Context, request: &JoinGroupRequest, group: &mut ClassicGroup, id: Arc<str>) {
+    fn add_member(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup, id: Arc<str>) {
         if group.is_initial_rebalance() {
             group.new_member_added = true;
         }

@@ -8,9 +8,10 @@
 //! changes it. The classic groups themselves (who is waiting, which rebalance is under way, which timers run)
 //! are soft: after a crash they are built anew from what is persisted.
 //!
-//! Contract with the host: append the records of one [`Output`] in order, before those of any later one; release
-//! a response only when every record returned up to then is durable; if an append fails, drop the shard and
-//! build it again from durable state.
+//! Contract with the host: append the records of one [`Output`] in order, before those of any later one, and hand
+//! them to [`GroupShard::apply`] before the next call; release a response only when every record appended up to
+//! then is durable. If an append fails and the records were all of offsets, nothing has happened yet: answer
+//! with an error and go on. If groups were among them, drop the shard and load it again from durable state.
 
 mod checkpoint;
 mod config;
@@ -27,6 +28,7 @@ mod offset_fetch;
 mod persisted;
 mod rebalance;
 mod record;
+mod record_codec;
 mod shard;
 mod static_member;
 mod subscription;
@@ -39,3 +41,6 @@ pub use group::GroupState;
 pub use persisted::Persisted;
 pub use record::{CommittedOffset, CoordinatorRecord, GroupMetadata, MemberMetadata};
 pub use shard::{Context, GroupShard, Now, Output, Request, Response, Token, shard_of};
+
+#[cfg(test)]
+mod tests;

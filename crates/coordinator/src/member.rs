@@ -33,12 +33,12 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn joining(id: Arc<str>, request: &JoinGroupRequest, context: &Context) -> Self {
+    pub(crate) fn joining(id: Arc<str>, request: &JoinGroupRequest, context: &Context<'_>) -> Self {
         Self {
             id,
             instance_id: request.group_instance_id.as_ref().map(|instance| instance.as_str().into()),
-            client_id: Arc::clone(&context.client_id),
-            client_host: Arc::clone(&context.client_host),
+            client_id: context.client_id.into(),
+            client_host: context.client_host.into(),
             rebalance_timeout_ms: rebalance_timeout_ms(request),
             session_timeout_ms: request.session_timeout_ms,
             protocols: protocols(&request.protocols),

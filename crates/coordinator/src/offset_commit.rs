@@ -8,6 +8,7 @@ use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
 use protocol::ErrorCode;
 
 use crate::group::{ClassicGroup, GroupState};
+use crate::join::NAME_BYTES_MAX;
 use crate::record::{CommittedOffset, CoordinatorRecord};
 use crate::shard::{Context, GroupShard, Now, Output, Response, Token};
 
@@ -18,7 +19,7 @@ impl GroupShard {
     pub(crate) fn offset_commit(
         &mut self,
         token: Token,
-        context: &Context,
+        context: &Context<'_>,
         request: &OffsetCommitRequest,
         now: Now,
         out: &mut Output,
@@ -39,9 +40,9 @@ impl GroupShard {
     }
 
     /// A consumer without group management commits with a negative generation; its group comes into being by that.
-    fn may_commit(&mut self, context: &Context, request: &OffsetCommitRequest, now: Now) -> Result<(), ErrorCode> {
+    fn may_commit(&mut self, context: &Context<'_>, request: &OffsetCommitRequest, now: Now) -> Result<(), ErrorCode> {
         let id = request.group_id.as_str();
-        if id.is_empty() {
+        if id.is_empty() || id.len() > NAME_BYTES_MAX {
             return Err(ErrorCode::InvalidGroupId);
         }
         if let Some(group) = self.groups.get(id) {
@@ -60,7 +61,7 @@ impl GroupShard {
 
     /// Kafka counts what Java calls characters: UTF-16 units.
     fn is_too_long(&self, metadata: &str) -> bool {
-        let max = self.config.offset_metadata_max_bytes;
+        let max = self.config.offset_metadata_max_bytes.min(NAME_BYTES_MAX);
         metadata.len() > max && metadata.encode_utf16().count() > max
     }
 
@@ -116,7 +117,8 @@ fn validate(group: &ClassicGroup, request: &OffsetCommitRequest) -> Result<(), E
 fn committed(partition: &OffsetCommitRequestPartition, metadata: &str, now: Now, expire_timestamp_ms: i64) -> CommittedOffset {
     CommittedOffset {
         offset: partition.committed_offset,
-        leader_epoch: partition.committed_leader_epoch,
+        // Requests with a retention of their own are older than leader epochs, and so is their record.
+        leader_epoch: if expire_timestamp_ms < 0 { partition.committed_leader_epoch } else { -1 },
         metadata: metadata.into(),
         commit_timestamp_ms: now.wall_ms,
         expire_timestamp_ms,

@@ -39,15 +39,23 @@ pub struct Now {
 
 /// What a request brings besides its body.
 #[derive(Clone, Debug)]
-pub struct Context {
+pub struct Context<'a> {
     /// API version: some answers depend on it.
     pub version: i16,
-    /// `client.id`.
-    pub client_id: Arc<str>,
+    /// `client.id`. Like the next two, used by JoinGroup alone.
+    pub client_id: &'a str,
     /// The client's address as Java prints it: `/127.0.0.1`.
-    pub client_host: Arc<str>,
+    pub client_host: &'a str,
     /// Makes a new member's id unique, should one be needed.
     pub member_id_suffix: Uuid,
+}
+
+impl Context<'_> {
+    /// For requests other than JoinGroup.
+    #[must_use]
+    pub fn version(version: i16) -> Self {
+        Self { version, client_id: "", client_host: "", member_id_suffix: Uuid::nil() }
+    }
 }
 
 /// A request to one shard. Those that name several groups are split by the host.
@@ -149,7 +157,7 @@ impl GroupShard {
     }
 
     /// Handles a request.
-    pub fn handle(&mut self, token: Token, context: &Context, request: &Request, now: Now) -> Output {
+    pub fn handle(&mut self, token: Token, context: &Context<'_>, request: &Request, now: Now) -> Output {
         let mut out = Output::default();
         match request {
             Request::Join(request) => self.join(token, context, request, now, &mut out),
@@ -174,8 +182,15 @@ impl GroupShard {
                 out.responses.push((token, Response::OffsetDelete(response)));
             }
         }
-        self.finish(&out);
+        self.check();
         out
+    }
+
+    /// Takes over records that were appended, as a later replay will.
+    pub fn apply(&mut self, records: &[CoordinatorRecord]) {
+        for record in records {
+            self.persisted.replay(record);
+        }
     }
 
     /// When [`Self::on_timer`] wants to be called next, on the monotonic clock.
@@ -193,7 +208,7 @@ impl GroupShard {
             let Some(timer) = self.timers.pop_due(now.boot_ms) else { break };
             self.fire(timer, now, &mut out);
         }
-        self.finish(&out);
+        self.check();
         out
     }
 
@@ -201,7 +216,7 @@ impl GroupShard {
     pub fn on_topics_deleted(&mut self, topics: &[Arc<str>]) -> Output {
         let mut out = Output::default();
         self.remove_offsets_of_topics(topics, &mut out.records);
-        self.finish(&out);
+        self.check();
         out
     }
 
@@ -262,11 +277,8 @@ impl GroupShard {
         }
     }
 
-    /// Applies what a step decided to the persisted state, as a later replay will.
-    fn finish(&mut self, out: &Output) {
-        for record in &out.records {
-            self.persisted.replay(record);
-        }
+    /// What must hold after every call.
+    fn check(&self) {
         #[cfg(debug_assertions)]
         self.groups.values().filter(|_| self.groups.len() < 64).for_each(ClassicGroup::check);
     }
