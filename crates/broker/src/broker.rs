@@ -11,6 +11,7 @@ use s3stream::StreamStore;
 use wal::WriteAheadLog;
 
 use crate::config::BrokerConfig;
+use crate::coordinator::GroupCoordinator;
 use crate::fetch::session::FetchSessions;
 use crate::network::Limits;
 use crate::partition::Partitions;
@@ -33,6 +34,8 @@ pub struct Broker {
     pub streams: Arc<StreamStore>,
     /// Partitions this broker leads.
     pub partitions: Partitions,
+    /// Group coordinators on the partitions of `__consumer_offsets` that this broker leads.
+    pub groups: GroupCoordinator,
     /// Incremental fetch sessions.
     pub fetch_sessions: Mutex<FetchSessions>,
     /// Bytes of requests being read and handled.

@@ -54,6 +54,11 @@ impl Persisted {
         (self.groups.len(), offsets)
     }
 
+    /// Names of all topics with committed offsets, once for each group that has some.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.offsets.values().flat_map(BTreeMap::keys)
+    }
+
     /// Ids of every group there is, with members or only with offsets.
     pub(crate) fn group_ids(&self) -> impl Iterator<Item = &Arc<str>> {
         let only_offsets = self.offsets.keys().filter(|group| !self.groups.contains_key(*group));

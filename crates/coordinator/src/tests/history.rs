@@ -231,7 +231,9 @@ impl History {
             assert!(round < 199, "the group does not settle: {:?}", self.clients);
             self.harness.advance(1_000);
         }
-        let leaders = self.clients.iter().filter(|client| client.synced && !client.leads.is_empty()).count();
+        let group = &self.harness.shard.groups[GROUP];
+        let current = self.clients.iter().filter(|client| client.synced && client.generation == group.generation);
+        let leaders = current.filter(|client| group.member(&client.id).is_some() && !client.leads.is_empty()).count();
         assert!(leaders <= 1, "one leader at most was told the members");
         self.check_generations_in_the_log();
     }

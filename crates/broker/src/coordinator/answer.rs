@@ -1,0 +1,62 @@
+//! From a shard's response to a client's.
+
+use std::sync::Arc;
+
+use common::Lsn;
+use coordinator::Response;
+use protocol::ErrorCode;
+use tokio::sync::oneshot;
+use wal::DurableLsn;
+
+use super::GroupCoordinator;
+use crate::api::Reply;
+
+/// A request that a shard took, or not.
+pub(crate) enum Submitted {
+    /// Answered; to be sent once the log is durable up to the position.
+    Now(Lsn, Response),
+    /// Waits for others. The sender is dropped if the shard goes away first.
+    Later(oneshot::Receiver<(Lsn, Response)>),
+    /// Nothing has happened, or (only COORDINATOR_NOT_AVAILABLE) a part of the offsets may be committed.
+    Refused(ErrorCode),
+}
+
+impl Submitted {
+    /// The response, once it may be sent.
+    pub(crate) async fn durable(self, durable: Arc<DurableLsn>) -> Result<Response, ErrorCode> {
+        let (lsn, response) = match self {
+            Self::Now(lsn, response) => (lsn, response),
+            Self::Later(waiting) => waiting.await.map_err(|_| ErrorCode::NotCoordinator)?,
+            Self::Refused(code) => return Err(code),
+        };
+        // Whether the records survive a failed log only recovery can tell: the client asks again.
+        durable.wait(lsn).await.map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
+        Ok(response)
+    }
+}
+
+/// Turns what became of a request into its reply: `take` picks the response, `refuse` makes one of an error.
+pub(crate) fn reply<T: Send + 'static>(
+    groups: &GroupCoordinator,
+    submitted: Submitted,
+    take: impl FnOnce(Response) -> Option<T> + Send + 'static,
+    refuse: impl FnOnce(ErrorCode) -> T + Send + 'static,
+) -> Reply<T> {
+    match submitted {
+        Submitted::Now(lsn, response) => match take(response) {
+            Some(response) => Reply::Durable(lsn, response),
+            None => Reply::Now(refuse(ErrorCode::UnknownServerError)),
+        },
+        Submitted::Refused(code) => Reply::Now(refuse(code)),
+        later @ Submitted::Later(_) => {
+            let durable = Arc::clone(groups.durable());
+            Reply::Later(Box::pin(async move {
+                match later.durable(durable).await.map(take) {
+                    Ok(Some(response)) => response,
+                    Ok(None) => refuse(ErrorCode::UnknownServerError),
+                    Err(code) => refuse(code),
+                }
+            }))
+        }
+    }
+}
