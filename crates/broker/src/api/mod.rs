@@ -5,19 +5,30 @@ mod alter_configs;
 pub(crate) mod api_versions;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_topic_partitions;
 mod fetch;
+mod find_coordinator;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod sync_group;
 
 use std::sync::Arc;
 
@@ -117,6 +128,15 @@ pub static REGISTRY: &[Api] = &[
     api::<fetch::Fetch>(),
     api::<list_offsets::ListOffsets>(),
     api::<metadata::Metadata>(),
+    api::<offset_commit::OffsetCommit>(),
+    api::<offset_fetch::OffsetFetch>(),
+    api::<find_coordinator::FindCoordinator>(),
+    api::<join_group::JoinGroup>(),
+    api::<heartbeat::Heartbeat>(),
+    api::<leave_group::LeaveGroup>(),
+    api::<sync_group::SyncGroup>(),
+    api::<describe_groups::DescribeGroups>(),
+    api::<list_groups::ListGroups>(),
     api::<api_versions::ApiVersions>(),
     api::<create_topics::CreateTopics>(),
     api::<delete_topics::DeleteTopics>(),
@@ -127,7 +147,9 @@ pub static REGISTRY: &[Api] = &[
     api::<alter_configs::AlterConfigs>(),
     api::<describe_log_dirs::DescribeLogDirs>(),
     api::<create_partitions::CreatePartitions>(),
+    api::<delete_groups::DeleteGroups>(),
     api::<incremental_alter_configs::IncrementalAlterConfigs>(),
+    api::<offset_delete::OffsetDelete>(),
     api::<describe_cluster::DescribeCluster>(),
     api::<describe_topic_partitions::DescribeTopicPartitions>(),
 ];

@@ -60,3 +60,29 @@ pub(crate) fn reply<T: Send + 'static>(
         }
     }
 }
+
+/// As [`reply`], for a request that went to several shards: `combine` gets what became of each part, in order.
+pub(crate) fn reply_all<T: Send + 'static>(
+    groups: &GroupCoordinator,
+    submitted: Vec<Submitted>,
+    combine: impl FnOnce(Vec<Result<Response, ErrorCode>>) -> T + Send + 'static,
+) -> Reply<T> {
+    if submitted.iter().any(|one| matches!(one, Submitted::Later(_))) {
+        let durable = Arc::clone(groups.durable());
+        return Reply::Later(Box::pin(async move {
+            let parts = submitted.into_iter().map(|one| one.durable(Arc::clone(&durable)));
+            combine(futures::future::join_all(parts).await)
+        }));
+    }
+    let mut until = Lsn(0);
+    let parts = submitted.into_iter().map(|one| match one {
+        Submitted::Now(lsn, response) => {
+            until = until.max(lsn);
+            Ok(response)
+        }
+        Submitted::Refused(code) => Err(code),
+        Submitted::Later(_) => Err(ErrorCode::UnknownServerError),
+    });
+    let parts = parts.collect();
+    Reply::Durable(until, combine(parts))
+}

@@ -30,7 +30,7 @@ use wal::DurableLsn;
 use crate::config::BrokerConfig;
 use crate::partition::{LookupError, Partition, Partitions};
 
-pub(crate) use answer::{Submitted, reply};
+pub(crate) use answer::{Submitted, reply, reply_all};
 use hosted::HostedShard;
 
 /// The topic whose partitions hold groups and committed offsets.

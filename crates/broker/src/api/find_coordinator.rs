@@ -1,0 +1,129 @@
+//! FindCoordinator (key 10), versions 0–6: which broker coordinates a group: the leader of its partition of
+//! `__consumer_offsets`, which is created if need be. Version 1 brings key types, 4 several keys with an error for
+//! each. Transactions and share groups have no coordinators yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages::find_coordinator_response::Coordinator;
+use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+use kafka_protocol::protocol::StrBytes;
+use metadata::MetadataImage;
+use protocol::ErrorCode;
+
+use super::{Handle, Reply, RequestContext};
+use crate::Broker;
+use crate::coordinator::{GROUP_METADATA_TOPIC, GroupCoordinator};
+use crate::topics::{self, Deadline};
+
+/// See the module.
+pub(super) struct FindCoordinator;
+
+/// First version with several keys.
+const KEYS_SINCE: i16 = 4;
+/// How long the creation of the topic is waited for.
+const CREATION_WAIT_MS: i32 = 5_000;
+/// How long a coordinator that was just created is waited for.
+const READY_WAIT: Duration = Duration::from_secs(1);
+
+const KEY_TYPE_GROUP: i8 = 0;
+const KEY_TYPE_TRANSACTION: i8 = 1;
+
+/// Where a coordinator is, or why that is not known.
+type Found = Result<(BrokerId, StrBytes, i32), ErrorCode>;
+
+impl Handle for FindCoordinator {
+    type Request = FindCoordinatorRequest;
+    const VERSIONS: (i16, i16) = (0, 6);
+
+    fn handle(
+        broker: &Arc<Broker>,
+        context: RequestContext,
+        request: FindCoordinatorRequest,
+    ) -> Reply<FindCoordinatorResponse> {
+        let version = context.version;
+        let keys = if version >= KEYS_SINCE { request.coordinator_keys } else { vec![request.key] };
+        let refused = match request.key_type {
+            KEY_TYPE_GROUP => None,
+            KEY_TYPE_TRANSACTION => Some(ErrorCode::CoordinatorNotAvailable),
+            _ => Some(ErrorCode::InvalidRequest),
+        };
+        if let Some(code) = refused {
+            return Reply::Now(respond(version, keys.into_iter().map(|key| (key, Err(code))).collect()));
+        }
+        let listener = context.connection.listener.clone();
+        let image = broker.metadata.image();
+        if image.topic(GROUP_METADATA_TOPIC).is_some() {
+            return Reply::Now(respond(version, locate(&image, &listener, keys)));
+        }
+        let broker = Arc::clone(broker);
+        Reply::Later(Box::pin(async move {
+            let deadline = Deadline::after_ms(&broker, CREATION_WAIT_MS);
+            if let Err(error) = topics::ensure_exists(&broker, deadline, GROUP_METADATA_TOPIC).await {
+                tracing::warn!(code = %error.code, message = error.message, "{GROUP_METADATA_TOPIC} cannot be created");
+            }
+            if let Some(key) = keys.first() {
+                broker.groups.wait_ready(key, READY_WAIT).await;
+            }
+            let image = broker.metadata.image();
+            respond(version, locate(&image, &listener, keys))
+        }))
+    }
+}
+
+fn locate(image: &MetadataImage, listener: &str, keys: Vec<StrBytes>) -> Vec<(StrBytes, Found)> {
+    let locate = |key: StrBytes| {
+        let found = coordinator_of(image, listener, &key).ok_or(ErrorCode::CoordinatorNotAvailable);
+        (key, found)
+    };
+    keys.into_iter().map(locate).collect()
+}
+
+fn coordinator_of(image: &MetadataImage, listener: &str, group: &str) -> Option<(BrokerId, StrBytes, i32)> {
+    let index = GroupCoordinator::partition_of(image, group)?;
+    let topic = image.topic(GROUP_METADATA_TOPIC)?;
+    let leader = topic.partitions.get(usize::try_from(index).ok()?)?.leader;
+    let node = image.nodes.get(&leader).filter(|node| !node.fenced)?;
+    let endpoint = node.endpoints.iter().find(|endpoint| endpoint.listener == listener)?;
+    Some((BrokerId(leader.0), StrBytes::from_string(endpoint.host.clone()), endpoint.port.into()))
+}
+
+fn respond(version: i16, found: Vec<(StrBytes, Found)>) -> FindCoordinatorResponse {
+    let coordinators = found.into_iter().map(|(key, found)| {
+        let one = Coordinator::default().with_key(key);
+        match found {
+            Ok((node, host, port)) => one.with_node_id(node).with_host(host).with_port(port),
+            Err(code) => one
+                .with_node_id(BrokerId(-1))
+                .with_port(-1)
+                .with_error_code(code.code())
+                .with_error_message(Some(StrBytes::from_static_str(code.message()))),
+        }
+    });
+    let mut coordinators: Vec<Coordinator> = coordinators.collect();
+    if version >= KEYS_SINCE {
+        return FindCoordinatorResponse::default().with_coordinators(coordinators);
+    }
+    let one = coordinators.pop().unwrap_or_default();
+    FindCoordinatorResponse::default()
+        .with_node_id(one.node_id)
+        .with_host(one.host)
+        .with_port(one.port)
+        .with_error_code(one.error_code)
+        .with_error_message(one.error_message.filter(|_| version > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_versions_have_one_coordinator_and_its_error_at_the_top() {
+        let found = vec![(StrBytes::from_static_str("key"), Err(ErrorCode::CoordinatorNotAvailable))];
+        let new = respond(4, found.clone());
+        assert_eq!((new.error_code, new.coordinators[0].error_code), (0, 15));
+        assert_eq!(new.coordinators[0].key.as_str(), "key");
+        let old = respond(3, found);
+        assert_eq!((old.error_code, old.node_id.0, old.coordinators.len()), (15, -1, 0));
+    }
+}
