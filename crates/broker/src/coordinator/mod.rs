@@ -230,3 +230,6 @@ fn group_config(config: &BrokerConfig) -> GroupConfig {
         ..GroupConfig::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

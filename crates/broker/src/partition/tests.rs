@@ -1,6 +1,6 @@
 mod append;
 mod reopen;
-mod rig;
+pub(crate) mod rig;
 mod search;
 mod wait;
 

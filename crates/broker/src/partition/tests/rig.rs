@@ -22,18 +22,18 @@ pub(super) const NOW: i64 = 1_700_000_000_000;
 pub(super) const CLIENT: AppendOrigin = AppendOrigin::Client { produce_version: 11 };
 const STREAM: StreamId = StreamId(7);
 
-pub(super) struct Rig {
-    pub(super) log: Arc<MemoryLog>,
-    pub(super) metadata: Arc<MemoryMetadata>,
-    pub(super) objects: Arc<dyn ObjectStore>,
-    pub(super) store: Arc<StreamStore>,
-    pub(super) clock: Arc<ManualClock>,
-    pub(super) topic: Arc<Topic>,
-    pub(super) leader_epoch: i32,
-    pub(super) supervisor: Supervisor,
+pub(crate) struct Rig {
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) metadata: Arc<MemoryMetadata>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) store: Arc<StreamStore>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) leader_epoch: i32,
+    pub(crate) supervisor: Supervisor,
 }
 
-pub(super) fn topic(name: &str, config: TopicConfig) -> Arc<Topic> {
+pub(crate) fn topic(name: &str, config: TopicConfig) -> Arc<Topic> {
     Arc::new(Topic { id: Uuid::from_u128(1), name: name.into(), config: ArcSwap::from_pointee(config) })
 }
 
@@ -48,7 +48,7 @@ impl Rig {
         Self::new(MemoryLog::new(64 << 20, 1 << 20, true), super::config())
     }
 
-    pub(super) fn new(log: MemoryLog, config: TopicConfig) -> Self {
+    pub(crate) fn new(log: MemoryLog, config: TopicConfig) -> Self {
         let metadata = Arc::new(MemoryMetadata::default());
         metadata.create_stream(STREAM);
         let clock = Arc::new(ManualClock::at(NOW));
@@ -91,14 +91,14 @@ impl Rig {
     }
 
     /// Kills the broker; another life starts on what the log kept.
-    pub(super) async fn crash(self) -> Self {
+    pub(crate) async fn crash(self) -> Self {
         self.supervisor.stop(Duration::ZERO).await;
         let (log, recovered) = self.log.crash();
         let Self { metadata, objects, clock, topic, leader_epoch, .. } = self;
         Self::start(Arc::new(log), recovered, metadata, objects, clock, topic, leader_epoch + 1)
     }
 
-    pub(super) async fn open(&self) -> Arc<Partition> {
+    pub(crate) async fn open(&self) -> Arc<Partition> {
         let epoch = self.metadata.open_stream(STREAM);
         let stream = self.store.open(STREAM, epoch).expect("opens");
         let clock: Arc<dyn Clock> = self.clock.clone();
