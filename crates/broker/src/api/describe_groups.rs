@@ -54,3 +54,29 @@ fn describe(id: GroupId, part: Result<Response, ErrorCode>) -> DescribedGroup {
     };
     DescribedGroup::default().with_group_id(id).with_error_code(code.code())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use coordinator::{GroupConfig, GroupShard, Now, Persisted, Token};
+    use kafka_protocol::protocol::{Encodable, StrBytes};
+
+    use super::*;
+
+    #[test]
+    fn unknown_groups_encode_in_every_version() {
+        let now = Now { wall_ms: 0, boot_ms: 0 };
+        let mut shard = GroupShard::load(Arc::new(GroupConfig::default()), Persisted::default(), now);
+        for version in DescribeGroups::VERSIONS.0..=DescribeGroups::VERSIONS.1 {
+            let request = Request::Describe(vec!["g".into()]);
+            let output = shard.handle(Token(1), &Context::version(version), &request, now);
+            let (_, response) = output.responses.into_iter().next().expect("answered at once");
+            let group = describe(GroupId(StrBytes::from_static_str("g")), Ok(response));
+            assert_eq!((group.group_state.as_str(), group.error_code), ("Dead", if version >= 6 { 69 } else { 0 }));
+            let group = group.with_authorized_operations(OPERATIONS_NOT_ASKED);
+            let response = DescribeGroupsResponse::default().with_groups(vec![group]);
+            let encoded = response.encode(&mut BytesMut::new(), version);
+            assert!(encoded.is_ok(), "version {version}: {encoded:?}");
+        }
+    }
+}

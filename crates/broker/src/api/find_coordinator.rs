@@ -118,6 +118,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn answers_encode_in_every_version() {
+        let key = StrBytes::from_static_str("key");
+        let found = Ok((BrokerId(1), StrBytes::from_static_str("localhost"), 9092));
+        for version in FindCoordinator::VERSIONS.0..=FindCoordinator::VERSIONS.1 {
+            for found in [found.clone(), Err(ErrorCode::CoordinatorNotAvailable)] {
+                let response = respond(version, vec![(key.clone(), found)]);
+                let encoded = kafka_protocol::protocol::Encodable::encode(&response, &mut bytes::BytesMut::new(), version);
+                assert!(encoded.is_ok(), "version {version}: {encoded:?}");
+            }
+        }
+    }
+
+    #[test]
     fn older_versions_have_one_coordinator_and_its_error_at_the_top() {
         let found = vec![(StrBytes::from_static_str("key"), Err(ErrorCode::CoordinatorNotAvailable))];
         let new = respond(4, found.clone());

@@ -50,3 +50,30 @@ fn for_version(mut response: JoinGroupResponse, version: i16) -> JoinGroupRespon
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
+    use kafka_protocol::protocol::Encodable;
+
+    use super::*;
+
+    #[test]
+    fn answers_of_every_kind_encode_in_every_version() {
+        let member = JoinGroupResponseMember::default()
+            .with_member_id(StrBytes::from_static_str("m"))
+            .with_group_instance_id(Some(StrBytes::from_static_str("i")));
+        let joined = JoinGroupResponse::default()
+            .with_protocol_type(Some(StrBytes::from_static_str("consumer")))
+            .with_protocol_name(Some(StrBytes::from_static_str("range")))
+            .with_members(vec![member]);
+        let refused = JoinGroupResponse::default().with_protocol_type(None).with_protocol_name(None);
+        for version in JoinGroup::VERSIONS.0..=JoinGroup::VERSIONS.1 {
+            for response in [&joined, &refused] {
+                let encoded = for_version(response.clone(), version).encode(&mut BytesMut::new(), version);
+                assert!(encoded.is_ok(), "version {version}: {encoded:?}");
+            }
+        }
+    }
+}

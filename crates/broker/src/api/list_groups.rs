@@ -42,3 +42,32 @@ fn combine(parts: Vec<Result<Response, ErrorCode>>) -> ListGroupsResponse {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use kafka_protocol::messages::list_groups_response::ListedGroup;
+    use kafka_protocol::protocol::{Encodable, StrBytes};
+
+    use super::*;
+
+    #[test]
+    fn groups_encode_in_every_version() {
+        let group = ListedGroup::default()
+            .with_group_state(StrBytes::from_static_str("Stable"))
+            .with_group_type(StrBytes::from_static_str("classic"));
+        let response = combine(vec![Ok(Response::List(vec![group])), Ok(Response::List(Vec::new()))]);
+        assert_eq!(response.groups.len(), 1);
+        for version in ListGroups::VERSIONS.0..=ListGroups::VERSIONS.1 {
+            let encoded = response.encode(&mut BytesMut::new(), version);
+            assert!(encoded.is_ok(), "version {version}: {encoded:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_groups_is_an_error_and_not_all_of_them() {
+        let parts = vec![Ok(Response::List(vec![ListedGroup::default()])), Err(ErrorCode::NotCoordinator)];
+        let response = combine(parts);
+        assert_eq!((response.error_code, response.groups.len()), (16, 0));
+    }
+}

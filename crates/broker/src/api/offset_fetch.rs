@@ -116,3 +116,50 @@ fn refuse_group(id: kafka_protocol::messages::GroupId, code: ErrorCode) -> Offse
     let code = if code == ErrorCode::CoordinatorNotAvailable { ErrorCode::NotCoordinator } else { code };
     OffsetFetchResponseGroup::default().with_group_id(id).with_error_code(code.code())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use kafka_protocol::messages::{GroupId, TopicName};
+    use kafka_protocol::protocol::Encodable;
+
+    use super::*;
+
+    fn asked() -> Vec<OffsetFetchRequestTopic> {
+        let name = TopicName(StrBytes::from_static_str("t"));
+        vec![OffsetFetchRequestTopic::default().with_name(name).with_partition_indexes(vec![0, 7])]
+    }
+
+    #[test]
+    fn before_version_2_errors_stand_in_every_partition() {
+        let refused = refuse_group(GroupId::default(), ErrorCode::NotCoordinator);
+        let old = single(refused.clone(), 1, &asked());
+        let codes: Vec<_> = old.topics[0].partitions.iter().map(|one| (one.partition_index, one.error_code)).collect();
+        assert_eq!(codes, [(0, 16), (7, 16)]);
+        let new = single(refused, 2, &asked());
+        assert_eq!((new.error_code, new.topics.len()), (16, 0));
+    }
+
+    #[test]
+    fn answers_encode_in_every_version() {
+        let partition = OffsetFetchResponsePartitions::default()
+            .with_committed_offset(5)
+            .with_committed_leader_epoch(3)
+            .with_metadata(Some(StrBytes::from_static_str("note")));
+        let topic = OffsetFetchResponseTopics::default()
+            .with_name(TopicName(StrBytes::from_static_str("t")))
+            .with_partitions(vec![partition]);
+        let group = OffsetFetchResponseGroup::default().with_topics(vec![topic]);
+        for version in OffsetFetch::VERSIONS.0..=OffsetFetch::VERSIONS.1 {
+            for group in [group.clone(), refuse_group(GroupId::default(), ErrorCode::CoordinatorLoadInProgress)] {
+                let response = if version >= GROUPS_SINCE {
+                    OffsetFetchResponse::default().with_groups(vec![group])
+                } else {
+                    single(group, version, &asked())
+                };
+                let encoded = response.encode(&mut BytesMut::new(), version);
+                assert!(encoded.is_ok(), "version {version}: {encoded:?}");
+            }
+        }
+    }
+}
