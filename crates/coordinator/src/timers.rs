@@ -25,7 +25,7 @@ pub(crate) struct Timers {
 impl Timers {
     pub(crate) fn schedule(&mut self, timer: Timer, deadline_ms: i64) {
         match self.deadlines.insert(timer.clone(), deadline_ms) {
-            Some(before) if before == deadline_ms => return,
+            Some(before) if before == deadline_ms => {}
             Some(before) => {
                 let key = (before, timer);
                 self.by_deadline.remove(&key);

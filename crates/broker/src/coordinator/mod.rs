@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::supervisor::Supervisor;
-use common::{Clock, Random};
+use common::Clock;
 use coordinator::{Context, GroupConfig, Now, Request, Token, shard_of};
 use metadata::{MetadataClient, MetadataImage};
 use parking_lot::RwLock;
@@ -48,8 +48,6 @@ pub struct GroupCoordinatorParts {
     pub durable: Arc<DurableLsn>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Makes member ids.
-    pub random: Arc<dyn Random>,
     /// Runs the background tasks.
     pub supervisor: Supervisor,
 }
