@@ -7,9 +7,11 @@ pub mod config;
 pub mod coordinator;
 pub mod fetch;
 mod meta_properties;
+pub mod start;
 pub mod network;
 pub mod partition;
 pub mod storage;
 pub mod topics;
 
 pub use broker::Broker;
+pub use start::{RunningBroker, StartError, StopReport, start};

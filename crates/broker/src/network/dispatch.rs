@@ -39,6 +39,9 @@ fn route(
         }
         return Served::Close(format!("version {version} of API key {key} is not supported"));
     }
+    if let Err(error) = protocol::guard::check(&frame) {
+        return Served::Close(format!("malformed request (API key {key} version {version}): {error}"));
+    }
     let Ok(api_key) = ApiKey::try_from(key) else {
         return Served::Close(format!("API key {key} is not supported"));
     };
