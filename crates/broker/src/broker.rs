@@ -13,6 +13,7 @@ use wal::WriteAheadLog;
 use crate::config::BrokerConfig;
 use crate::coordinator::GroupCoordinator;
 use crate::fetch::session::FetchSessions;
+use crate::metrics::Metrics;
 use crate::network::Limits;
 use crate::partition::Partitions;
 
@@ -44,6 +45,8 @@ pub struct Broker {
     pub response_budget: ByteBudget,
     /// Open connections.
     pub connections: Arc<Limits>,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Background tasks.
     pub supervisor: Supervisor,
 }

@@ -1,6 +1,7 @@
 //! The broker: network, dispatch, one file per API key, partitions, fetch, coordinators' host, and the one
 //! place that composes the crates below.
 
+pub mod admin_http;
 pub mod api;
 pub mod broker;
 pub mod config;
@@ -8,6 +9,7 @@ pub mod coordinator;
 pub mod fetch;
 mod meta_properties;
 pub mod start;
+pub mod metrics;
 pub mod network;
 pub mod partition;
 pub mod storage;

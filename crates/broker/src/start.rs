@@ -31,6 +31,7 @@ use crate::Broker;
 use crate::config::{BrokerConfig, Listener, TopicConfig};
 use crate::fetch::session::FetchSessions;
 use crate::meta_properties::{self, MetaError};
+use crate::metrics::Metrics;
 use crate::network::BoundListener;
 use crate::partition::{Partitions, PartitionsParts};
 use crate::storage::ports::MetadataPorts;
@@ -157,6 +158,7 @@ async fn compose(
         request_budget: ByteBudget::new(config.request_bytes_in_flight),
         response_budget: ByteBudget::new(config.response_bytes_in_flight),
         connections: Arc::default(),
+        metrics: Metrics::default(),
         config,
         node_epoch,
         clock,

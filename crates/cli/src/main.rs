@@ -1,2 +1,95 @@
-//! Skeleton.
-fn main() {}
+//! `ottla`: one binary that is a broker, and a throw-away local cluster.
+
+mod local;
+mod logging;
+mod start;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "ottla",
+    version,
+    about = "A Kafka-compatible broker on shared storage",
+    arg_required_else_help = true,
+    after_help = "OTTLA_LOG sets what is logged, as in OTTLA_LOG=debug or OTTLA_LOG=info,broker::network=debug."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a broker in the foreground until SIGTERM or SIGINT
+    Start(StartArgs),
+    /// Runs a throw-away cluster on this machine
+    #[command(subcommand)]
+    Local(local::LocalCommand),
+}
+
+/// Properties come from the file, then from the environment (KAFKA_NUM_PARTITIONS sets num.partitions,
+/// OTTLA_WAL_URL sets ottla.wal.url), then from --data-dir, then from -x: later ones win.
+///
+/// SIGTERM and SIGINT stop gracefully: what is only in the write-ahead log is uploaded, so that the log's
+/// directory may be deleted afterwards. If the object store cannot be reached within 20 seconds, the rest stays
+/// in the log, is reported, and the next start has it; the process ends after 30 seconds at the latest. A second
+/// signal ends it at once, as a crash would: nothing acknowledged is lost.
+#[derive(Args)]
+struct StartArgs {
+    /// A Kafka server.properties file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the write-ahead log, metadata, and by default the object store live [default: ./ottla-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Sets a property; may be repeated
+    #[arg(short = 'x', value_name = "KEY=VALUE")]
+    properties: Vec<String>,
+    /// Allows listeners beyond this machine although nobody has to authenticate
+    #[arg(long)]
+    insecure: bool,
+    /// Writes the admin address to DIR/admin once the broker is ready, and removes it on the way down
+    #[arg(long, value_name = "DIR", hide = true)]
+    state_dir: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Start(arguments) => start::run(arguments),
+        Command::Local(command) => local::run(command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell_error(&format!("ottla: {}", sentence(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole chain of causes in one line; some errors tell their cause themselves.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.is_empty() {
+        true => cause,
+        false if told.contains(&cause) => told,
+        false => format!("{told}: {cause}"),
+    })
+}
+
+/// A line for the person or the program that runs the command.
+#[allow(clippy::print_stdout, reason = "this is the command's answer")]
+fn tell(line: &str) {
+    use std::io::Write;
+    // Nobody may be listening any more, which is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line about what went wrong.
+fn tell_error(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

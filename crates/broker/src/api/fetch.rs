@@ -62,6 +62,7 @@ async fn answer(
         by_topic_id,
     };
     let (mut answer, lease) = purgatory::fetch(broker, &wishes, &parameters).await;
+    count(broker, &answer);
     let told: Vec<Told> = answer.partitions.iter().map(|(_, partition)| Told::from(partition)).collect();
     match session {
         FetchContext::Sessionless => {}
@@ -80,6 +81,21 @@ async fn answer(
         }
     }
     (answer, lease)
+}
+
+fn count(broker: &Broker, answer: &FetchAnswer) {
+    let image = broker.metadata.image();
+    for (key, partition) in &answer.partitions {
+        let id = if key.topic_id.is_nil() { image.topic(&key.topic).map(|topic| topic.id) } else { Some(key.topic_id) };
+        // What does not exist is not counted: its names are made up by clients.
+        let Some(id) = id.filter(|id| image.topics.contains_key(id)) else { continue };
+        let bytes = partition.records.iter().map(|piece| piece.len() as u64).sum();
+        broker.metrics.count(id, |counted| {
+            counted.fetch_requests.add(1);
+            counted.bytes_out.add(bytes);
+            counted.failed_fetch_requests.add(u64::from(partition.error_code != 0));
+        });
+    }
 }
 
 fn wishes(request: &FetchRequest) -> Vec<(FetchKey, FetchWish)> {

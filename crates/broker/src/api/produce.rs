@@ -135,7 +135,23 @@ impl Producing<'_> {
         }
         let partition = self.broker.partitions.lookup(topic, data.index).map_err(Failure::Lookup)?;
         let records = data.records.unwrap_or_default();
-        append_to(&partition, &records, self.origin)
+        let appended = append_to(&partition, &records, self.origin);
+        self.count(topic.id, &records, appended.is_ok());
+        appended
+    }
+
+    fn count(&self, topic: uuid::Uuid, records: &Bytes, is_ok: bool) {
+        let bytes = records.len() as u64;
+        self.broker.metrics.count(topic, |counted| {
+            counted.produce_requests.add(1);
+            if is_ok {
+                counted.bytes_in.add(bytes);
+                counted.messages_in.add(record_count(records));
+            } else {
+                counted.bytes_rejected.add(bytes);
+                counted.failed_produce_requests.add(1);
+            }
+        });
     }
 
     fn not_here(&mut self, response: PartitionProduceResponse, error: LookupError) -> PartitionProduceResponse {
@@ -149,6 +165,13 @@ impl Producing<'_> {
         let current = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.0)).with_leader_epoch(leader_epoch);
         response.with_current_leader(current)
     }
+}
+
+/// Records of a batch that was found valid, as its header says.
+fn record_count(batch: &Bytes) -> u64 {
+    const COUNT_AT: std::ops::Range<usize> = 57..61;
+    let count = batch.get(COUNT_AT).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_be_bytes);
+    u64::try_from(count).unwrap_or(0)
 }
 
 fn append_to(partition: &Partition, records: &Bytes, origin: AppendOrigin) -> Result<AppendedBatch, Failure> {

@@ -108,7 +108,7 @@ impl BrokerConfig {
 }
 
 const STORE_SCHEMES: &[&str] = &["file", "s3", "memory"];
-const WAL_SCHEMES: &[&str] = &["file", "block", "memory"];
+const WAL_SCHEMES: &[&str] = &["file", "block"];
 
 /// Checks each value by itself and sorts the keys into what to tell.
 fn examine(properties: &Properties) -> Result<Notices, ConfigError> {
@@ -131,6 +131,11 @@ fn examine(properties: &Properties) -> Result<Notices, ConfigError> {
 /// `listener.name.<name>.<key>` overrides a key for one listener.
 fn is_listener_prefixed(name: &str) -> bool {
     name.strip_prefix("listener.name.").is_some_and(|rest| rest.contains('.'))
+}
+
+/// Whether a property of that name means anything to a broker.
+pub(super) fn is_known_key(name: &str) -> bool {
+    find_key(name).is_some()
 }
 
 fn find_key(name: &str) -> Option<&'static ConfigKey> {

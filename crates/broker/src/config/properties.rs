@@ -1,6 +1,9 @@
 //! The syntax of Java's `.properties` files, as `server.properties` uses it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+
+use super::load::is_known_key;
 
 /// Properties in the order given, each name once: a later value replaces an earlier one in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +60,27 @@ impl Properties {
             }
             _ => Err(format!("'{assignment}' is not of the form key=value")),
         }
+    }
+
+    /// Sets properties from environment variables: `KAFKA_NUM_PARTITIONS` sets `num.partitions`,
+    /// `OTTLA_WAL_URL` sets `ottla.wal.url`. Variables that spell no known key are somebody else's.
+    pub fn set_from_environment(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) {
+        let mut found = Vec::new();
+        for (variable, value) in variables {
+            let (Some(variable), Some(value)) = (variable.to_str(), value.to_str()) else { continue };
+            let dotted = |name: &str| name.to_ascii_lowercase().replace('_', ".");
+            let key = match variable.strip_prefix("KAFKA_") {
+                Some(name) => dotted(name),
+                None if variable.starts_with("OTTLA_") => dotted(variable),
+                None => continue,
+            };
+            if is_known_key(&key) {
+                found.push((key, value.to_owned()));
+            }
+        }
+        // The environment has no order of its own.
+        found.sort();
+        found.into_iter().for_each(|(key, value)| self.set(key, value));
     }
 
     /// The value of a property.
@@ -195,6 +219,20 @@ mod tests {
         assert_eq!(Properties::parse("ok=1\nbad=\\u12g4").expect_err("bad escape").line, 2);
         assert_eq!(parsed("ü\\"), pairs(&[("ü", "")]));
         assert_eq!(parsed("a\\ü=1"), pairs(&[("aü", "1")]));
+    }
+
+    #[test]
+    fn the_environment_spells_keys_in_capitals() {
+        let mut properties = Properties::default();
+        let variables = [
+            ("KAFKA_NUM_PARTITIONS", "3"),
+            ("OTTLA_WAL_URL", "file:///w"),
+            ("KAFKA_HEAP_OPTS", "-Xmx1g"),
+            ("OTTLA_LOG", "debug"),
+            ("NUM_PARTITIONS", "9"),
+        ];
+        properties.set_from_environment(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(properties.into_entries(), pairs(&[("num.partitions", "3"), ("ottla.wal.url", "file:///w")]));
     }
 
     #[test]

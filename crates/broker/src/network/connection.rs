@@ -37,12 +37,20 @@ pub(super) struct Connection {
     info: Arc<ConnectionInfo>,
     socket: TcpStream,
     reader: FrameReader,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<InFlight>,
     outbox: Outbox,
     durable: Arc<DurableLsn>,
     /// Waits for the LSN of the oldest pending response.
     durable_wait: Option<BoxFuture<'static, Result<(), WalFailed>>>,
     activity: Activity,
+}
+
+/// A request that is not answered yet.
+struct InFlight {
+    key: i16,
+    /// When it was taken in, on the boot-time clock.
+    since: Duration,
+    response: Pending,
 }
 
 /// A response that is still to come.
@@ -130,28 +138,31 @@ impl Connection {
         while self.pending.len() < IN_FLIGHT_MAX {
             let Some(frame) = self.reader.next_frame()? else { break };
             self.activity.frames += 1;
-            match dispatch(&self.broker, &self.info, frame) {
-                Served::Now(frame) => self.pending.push_back(Pending::Ready(frame)),
-                Served::Durable(lsn, frame) => self.pending.push_back(Pending::Durable(lsn, frame)),
-                Served::Later(future) => self.pending.push_back(Pending::Later(future)),
-                Served::Silent => {}
+            let since = self.broker.clock.boot();
+            let key = frame.first_chunk::<2>().map_or(-1, |key| i16::from_be_bytes(*key));
+            let response = match dispatch(&self.broker, &self.info, frame) {
+                Served::Now(frame) => Pending::Ready(frame),
+                Served::Durable(lsn, frame) => Pending::Durable(lsn, frame),
+                Served::Later(future) => Pending::Later(future),
+                Served::Silent => continue,
                 Served::Close(reason) => return Err(Closed::Refused(reason)),
-            }
+            };
+            self.pending.push_back(InFlight { key, since, response });
         }
         Ok(())
     }
 
     /// Moves every response whose turn has come into the outbox.
     fn collect(&mut self, context: &mut Context<'_>) -> Result<(), Closed> {
-        for pending in &mut self.pending {
-            if let Pending::Later(future) = pending
+        for InFlight { response, .. } in &mut self.pending {
+            if let Pending::Later(future) = response
                 && let Poll::Ready(frame) = future.poll_unpin(context)
             {
-                *pending = Pending::Ready(frame);
+                *response = Pending::Ready(frame);
             }
         }
         while let Some(front) = self.pending.front() {
-            match front {
+            match &front.response {
                 Pending::Ready(_) => {}
                 Pending::Durable(lsn, _) => {
                     if !self.is_durable(*lsn, context)? {
@@ -160,10 +171,13 @@ impl Connection {
                 }
                 Pending::Later(_) => break,
             }
-            if let Some(Pending::Ready(frame) | Pending::Durable(_, frame)) = self.pending.pop_front() {
+            let Some(InFlight { key, since, response }) = self.pending.pop_front() else { break };
+            if let Pending::Ready(frame) | Pending::Durable(_, frame) = response {
                 if frame.is_empty() {
                     return Err(Closed::Refused("the response could not be encoded".into()));
                 }
+                let metrics = self.broker.metrics.request(key);
+                metrics.answered(self.broker.clock.boot().saturating_sub(since));
                 self.outbox.push(frame);
             }
         }

@@ -19,7 +19,13 @@ pub(super) fn dispatch(broker: &Arc<Broker>, connection: &Arc<ConnectionInfo>, f
     let [k0, k1, v0, v1, c0, c1, c2, c3] = *prefix;
     let (key, version) = (i16::from_be_bytes([k0, k1]), i16::from_be_bytes([v0, v1]));
     let correlation_id = i32::from_be_bytes([c0, c1, c2, c3]);
-    route(broker, connection, key, version, correlation_id, frame)
+    let metrics = broker.metrics.request(key);
+    metrics.requests.add(1);
+    let served = route(broker, connection, key, version, correlation_id, frame);
+    if matches!(served, Served::Close(_)) {
+        metrics.errors.add(1);
+    }
+    served
 }
 
 fn route(

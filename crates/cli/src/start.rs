@@ -1,0 +1,142 @@
+//! `ottla start`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use broker::admin_http::AdminServer;
+use broker::config::{BrokerConfig, Properties};
+use broker::{RunningBroker, StopReport};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{StartArgs, logging, tell};
+
+/// Name of the file in the state directory that says "ready" and holds the admin address.
+pub const READY_FILE: &str = "admin";
+
+/// Runs a broker until it is told to stop, or cannot go on.
+pub fn run(arguments: StartArgs) -> Result<()> {
+    logging::install();
+    let (config, notices) = BrokerConfig::load(properties(&arguments)?, arguments.insecure)?;
+    notices.log();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let outcome = runtime.block_on(serve(config, arguments.state_dir.as_deref()));
+    // What still runs belongs to nobody: the broker has stopped, or cannot be trusted to.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Merges file, environment and flags.
+fn properties(arguments: &StartArgs) -> Result<Properties> {
+    let mut properties = match &arguments.config {
+        Some(path) => {
+            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = String::from_utf8(bytes).map_err(|_| anyhow!("{} is not UTF-8 text", path.display()))?;
+            Properties::parse(&text).with_context(|| path.display().to_string())?
+        }
+        None => Properties::default(),
+    };
+    properties.set_from_environment(std::env::vars_os());
+    if let Some(directory) = &arguments.data_dir {
+        let text = directory.to_str().ok_or_else(|| anyhow!("--data-dir {} is not UTF-8", directory.display()))?;
+        if text.contains(',') {
+            bail!("--data-dir {text}: a comma separates directories in log.dirs and cannot be part of one");
+        }
+        properties.set("log.dirs", text);
+    }
+    for assignment in &arguments.properties {
+        properties.set_override(assignment).map_err(|problem| anyhow!("-x {problem}"))?;
+    }
+    Ok(properties)
+}
+
+async fn serve(config: BrokerConfig, state_dir: Option<&Path>) -> Result<()> {
+    // Before anything else: a signal that comes early must not find nobody listening.
+    let mut stops = Stops::new()?;
+    let admin = AdminServer::bind(&config).await?;
+    let running = tokio::select! {
+        running = broker::start(config) => running?,
+        () = stops.next() => bail!("stopped before the broker was ready"),
+    };
+    let admin_address = admin.as_ref().map(AdminServer::address);
+    if let Some(admin) = admin {
+        admin.serve(running.broker());
+    }
+    tell_ready(&running, admin_address);
+    if let Some(directory) = state_dir {
+        let address = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
+        write_ready(directory, &address)?;
+    }
+    let reason = tokio::select! {
+        reason = running.failed() => Some(reason),
+        () = stops.next() => None,
+    };
+    if let Some(directory) = state_dir {
+        // It is only a sign; without it the command that looks for it waits for the process instead.
+        let _ = std::fs::remove_file(directory.join(READY_FILE));
+    }
+    if let Some(reason) = reason {
+        bail!("{reason}");
+    }
+    tracing::info!("stopping");
+    let report = tokio::select! {
+        report = running.stop() => report,
+        () = stops.next() => bail!("stopped at once, as a crash would: the next start recovers from the log"),
+    };
+    tell_stopped(report);
+    Ok(())
+}
+
+fn tell_ready(running: &RunningBroker, admin: Option<std::net::SocketAddr>) {
+    let listeners: Vec<String> = running
+        .listeners()
+        .iter()
+        .map(|listener| format!("{}://{}:{}", listener.name, listener.advertised_host, listener.advertised_port))
+        .collect();
+    let admin = admin.map(|address| format!(", admin http://{address}")).unwrap_or_default();
+    tell(&format!(
+        "Ottla {} is ready on {} (node {}, data {}{admin})",
+        env!("CARGO_PKG_VERSION"),
+        listeners.join(", "),
+        running.broker().config.node_id,
+        running.data_dir().display(),
+    ));
+}
+
+/// Written under another name first, so that whoever sees it sees it whole.
+fn write_ready(directory: &Path, address: &str) -> Result<()> {
+    let (draft, path) = (directory.join(".admin.new"), directory.join(READY_FILE));
+    std::fs::write(&draft, format!("{address}\n"))
+        .and_then(|()| std::fs::rename(&draft, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn tell_stopped(report: StopReport) {
+    match report.left_in_wal {
+        0 => tracing::info!("stopped; everything is in the object store"),
+        bytes => tracing::warn!(
+            bytes,
+            "stopped; the object store could not be reached in time, so that these bytes are only in the write-ahead \
+             log: keep its directory, the next start has them"
+        ),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    fn new() -> Result<Self> {
+        let install = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: install(SignalKind::terminate())?, interrupt: install(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
