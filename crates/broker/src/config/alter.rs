@@ -9,6 +9,7 @@ use imbl::OrdMap;
 use metadata::{ConfigResource, MetadataImage};
 use protocol::ErrorCode;
 
+use super::layers::check_as_topic_default;
 use super::registry::{Kind, Update, broker_key, parse_list, topic_key};
 use super::{BrokerConfig, Layers, check_topic_configs};
 use crate::topics::{ChangeError, check_name};
@@ -256,7 +257,7 @@ fn check_broker_changes(
     }
     for (name, value) in changes {
         if let (Some(key), Some(value)) = (broker_key(name), value) {
-            key.check(value).map_err(invalid_request)?;
+            key.check(value).and_then(|()| check_as_topic_default(name, value)).map_err(invalid_request)?;
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use metadata::{ConfigResource, MetadataImage};
 
 use super::BrokerConfig;
 use super::honoured::OTTLA_KEYS;
-use super::registry::{BROKER_KEYS, ConfigKey, TopicKey, Update, broker_key};
+use super::registry::{BROKER_KEYS, ConfigKey, TOPIC_KEYS, TopicKey, Update, broker_key};
 
 /// Kafka's numbers for where a value was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +165,18 @@ fn scaled(value: &str, factor: i64) -> String {
         Ok(number) if factor != 1 => if number < 0 { -1 } else { number.saturating_mul(factor) }.to_string(),
         _ => value.to_owned(),
     }
+}
+
+/// Checks a value of a broker key as the topic key whose default it gives: Kafka's own checks of the broker keys
+/// are looser for some.
+pub(super) fn check_as_topic_default(name: &str, value: &str) -> Result<(), String> {
+    for topic in TOPIC_KEYS {
+        let factor = topic.synonyms.iter().find(|(synonym, _)| *synonym == name).map(|(_, factor)| *factor);
+        if factor.is_some_and(|factor| topic.key.check(&scaled(value.trim(), factor)).is_err()) {
+            return Err(format!("Invalid value {value} for configuration {name}: not a valid {}", topic.key.name));
+        }
+    }
+    Ok(())
 }
 
 impl BrokerConfig {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use common::NodeId;
 
 use super::honoured::{HONOURED, OTTLA_KEYS, WARNED};
+use super::layers::check_as_topic_default;
 use super::listeners::listeners;
 use super::registry::{ConfigKey, broker_key, parse_list};
 use super::{BrokerConfig, ConfigError, Properties};
@@ -115,7 +116,8 @@ fn examine(properties: &Properties) -> Result<Notices, ConfigError> {
     let mut notices = Notices::default();
     for (name, value) in properties.iter() {
         if let Some(key) = find_key(name) {
-            key.check(value).map_err(|problem| ConfigError::invalid(name, problem))?;
+            let checked = key.check(value).and_then(|()| check_as_topic_default(name, value));
+            checked.map_err(|problem| ConfigError::invalid(name, problem))?;
             if let Some((_, warning)) = WARNED.iter().find(|(warned, _)| *warned == name) {
                 notices.warnings.push(format!("{name}: {warning}"));
             } else if !HONOURED.contains(&name) && !name.starts_with("ottla.") {

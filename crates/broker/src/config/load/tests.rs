@@ -44,6 +44,7 @@ fn mistakes_name_the_key() {
     for (text, part) in [
         ("num.partitions=many", "num.partitions: Not a number of type INT"),
         ("num.partitions=0", "num.partitions: Value must be at least 1"),
+        ("log.roll.ms=0", "log.roll.ms: not a valid segment.ms"),
         ("node.id=-1", "node.id"),
         ("node.id=1\nbroker.id=2", "broker.id: is 2, but node.id is 1"),
         ("process.roles=controller", "process.roles"),
