@@ -46,7 +46,7 @@ const TASK_GRACE: Duration = Duration::from_secs(3);
 /// A broker that is up.
 pub struct RunningBroker {
     broker: Arc<Broker>,
-    raft: Node,
+    raft: Arc<Node>,
     listeners: Vec<Listener>,
     network: Supervisor,
 }
@@ -115,7 +115,7 @@ async fn compose(
     config: BrokerConfig,
     bound: &[BoundListener],
     supervisor: &Supervisor,
-) -> Result<(Arc<Broker>, Node), StartError> {
+) -> Result<(Arc<Broker>, Arc<Node>), StartError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let meta = meta_properties::load_or_create(&config.data_dir, config.node_id, &*random)?;
@@ -201,7 +201,7 @@ fn stream_settings(config: &BrokerConfig, node_epoch: NodeEpoch) -> s3stream::Se
     }
 }
 
-async fn start_raft(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<(Node, MetadataClient), StartError> {
+async fn start_raft(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<(Arc<Node>, MetadataClient), StartError> {
     let metadata_error = |error: &dyn std::fmt::Display| StartError::Metadata(format!("metadata: {error}"));
     let directory = config.data_dir.join("raft");
     let log = tokio::task::spawn_blocking(move || RaftLog::open(&directory))
