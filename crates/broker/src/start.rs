@@ -29,6 +29,7 @@ use wal::{WalConfig, WalLocation};
 
 use crate::Broker;
 use crate::config::{BrokerConfig, Listener, TopicConfig};
+use crate::coordinator::{GroupCoordinator, GroupCoordinatorParts};
 use crate::fetch::session::FetchSessions;
 use crate::meta_properties::{self, MetaError};
 use crate::metrics::Metrics;
@@ -153,7 +154,16 @@ async fn compose(
         clock: Arc::clone(&clock),
         supervisor: supervisor.clone(),
     });
+    let groups = GroupCoordinator::start(GroupCoordinatorParts {
+        config: Arc::clone(&config),
+        metadata: metadata.clone(),
+        partitions: partitions.clone(),
+        durable: Arc::clone(opened.wal.durable()),
+        clock: Arc::clone(&clock),
+        supervisor: supervisor.clone(),
+    });
     let broker = Arc::new(Broker {
+        groups,
         fetch_sessions: Mutex::new(FetchSessions::new(config.fetch_session_slots)),
         request_budget: ByteBudget::new(config.request_bytes_in_flight),
         response_budget: ByteBudget::new(config.response_bytes_in_flight),
@@ -330,6 +340,7 @@ impl RunningBroker {
         let broker = &self.broker;
         self.network.stop(TASK_GRACE).await;
         broker.partitions.append_final_checkpoints();
+        broker.groups.append_final_checkpoints();
         let uploaded = tokio::time::timeout(UPLOAD_GRACE, broker.streams.flush()).await;
         let left_in_wal = broker.streams.backlog_bytes();
         if matches!(uploaded, Ok(Ok(()))) && left_in_wal == 0 {
