@@ -50,6 +50,9 @@ struct Shared {
     closing: AtomicBool,
     log_bytes: AtomicU64,
     snapshot_bytes: AtomicU64,
+    /// Makes every reservation of space fail, as on a full disk.
+    #[cfg(test)]
+    full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -125,6 +128,8 @@ impl RaftLog {
             closing: AtomicBool::new(false),
             log_bytes: AtomicU64::new(used),
             snapshot_bytes: AtomicU64::new(snapshot_bytes),
+            #[cfg(test)]
+            full: AtomicBool::new(false),
         });
         let writer = Writer::new(Arc::clone(&shared), recovered.segments, recovered.next_sequence, vote);
         let writer = std::thread::Builder::new().name("raft-log".into()).spawn(move || writer.run())?;

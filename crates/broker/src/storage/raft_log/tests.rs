@@ -215,3 +215,37 @@ async fn metadata_survives_restarts_with_a_snapshot_and_without() {
         node.stop().await;
     }
 }
+
+fn register(life: u128) -> Command {
+    let incarnation = uuid::Uuid::from_u128(life);
+    Command::RegisterNode { id: NodeId(1), incarnation, endpoints: Vec::new(), rack: None, wal: None }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_commands_and_heals() {
+    let dir = tempfile::tempdir().expect("dir");
+    let log = Arc::new(RaftLog::open(dir.path()).expect("opens"));
+    let config = NodeConfig { submit_timeout: Duration::from_millis(500), ..NodeConfig::single(NodeId(1)) };
+    let store: Arc<dyn RaftLogStore> = Arc::clone(&log) as _;
+    let (node, client) = Node::start(config, store, Arc::new(NoPeers), Arc::new(SystemClock)).await.expect("starts");
+    client.submit(register(1)).await.expect("registers");
+
+    log.shared.full.store(true, Ordering::Release);
+    let first = client.submit(register(2)).await.expect_err("nothing is durable");
+    assert!(matches!(first, metadata::SubmitError::Indeterminate(_)), "it is in the queue: {first}");
+    assert!(log.is_stalled());
+    let next = client.submit(register(3)).await.expect_err("refused at once");
+    assert!(matches!(next, metadata::SubmitError::Unavailable(_)), "{next}");
+    assert_eq!(client.image().nodes.len(), 1, "reads go on");
+
+    log.shared.full.store(false, Ordering::Release);
+    let healed = async {
+        while client.submit(register(4)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), healed).await.expect("heals");
+    // The queued command was applied when there was room: its outcome was unknown, not lost.
+    assert_eq!(client.image().nodes[&NodeId(1)].epoch, common::NodeEpoch(3));
+    node.stop().await;
+}

@@ -210,6 +210,10 @@ impl Writer {
         };
         let positions = batch.encode(&mut scratch[..len]);
         let current = self.segments.back_mut().expect("rolled above if there was none");
+        #[cfg(test)]
+        if self.shared.full.load(Ordering::Acquire) {
+            return Err(WriteError::Full(io::ErrorKind::StorageFull.into()));
+        }
         current.reserve(len as u64).map_err(repeatable)?;
         let start = current.used;
         // Writing again over what did not fit is harmless: it was neither synced nor counted.
