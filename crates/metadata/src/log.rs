@@ -110,6 +110,10 @@ pub trait RaftLogStore: Send + Sync + 'static {
     /// The node has caught up: entries kept in memory since recovery may be let go.
     fn settle(&self) {}
 
+    /// Writes what was appended and lets go of everything outside the process, so that the log can be opened
+    /// again. Later writes fail.
+    async fn close(&self) {}
+
     /// Whether writes wait for room on the disk right now.
     fn is_stalled(&self) -> bool;
 

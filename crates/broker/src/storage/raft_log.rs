@@ -39,7 +39,7 @@ const READ_WINDOW: usize = 1 << 20;
 /// The open log. Dropping it writes what was appended and ends its thread.
 pub struct RaftLog {
     shared: Arc<Shared>,
-    writer: Option<std::thread::JoinHandle<()>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -133,7 +133,7 @@ impl RaftLog {
         });
         let writer = Writer::new(Arc::clone(&shared), recovered.segments, recovered.next_sequence, vote);
         let writer = std::thread::Builder::new().name("raft-log".into()).spawn(move || writer.run())?;
-        Ok(Self { shared, writer: Some(writer) })
+        Ok(Self { shared, writer: Mutex::new(Some(writer)) })
     }
 
     async fn perform(
@@ -146,24 +146,39 @@ impl RaftLog {
     }
 }
 
-impl Drop for RaftLog {
-    fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Release);
+impl RaftLog {
+    /// Tells the writer to end once the queue is empty; hands out its thread to whoever comes first.
+    fn begin_close(&self) -> Option<std::thread::JoinHandle<()>> {
         {
             // With the lock held the writer is either waiting, and woken, or has yet to look.
             let _state = self.shared.state.lock();
+            self.shared.closing.store(true, Ordering::Release);
             self.shared.wake.notify_all();
         }
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the writer of the metadata log panicked");
+        self.writer.lock().take()
+    }
+}
+
+fn join(writer: std::thread::JoinHandle<()>) {
+    if writer.join().is_err() {
+        tracing::error!("the writer of the metadata log panicked");
+    }
+}
+
+impl Drop for RaftLog {
+    fn drop(&mut self) {
+        if let Some(writer) = self.begin_close() {
+            join(writer);
         }
     }
 }
 
 fn closed() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the metadata log is closed")
+    ended().into()
+}
+
+fn ended() -> Failed {
+    Failed { kind: io::ErrorKind::BrokenPipe, message: "the metadata log is closed".into() }
 }
 
 /// Creates missing directories; each new name is durable before it is used.
@@ -194,7 +209,8 @@ fn require_snapshot(dir: &Path, purged: Option<EntryId>, snapshot: Option<&(u64,
 impl Shared {
     fn enqueue(&self, operation: Operation) {
         let mut state = self.state.lock();
-        if let Some(failed) = state.failed.clone() {
+        let closing = self.closing.load(Ordering::Acquire);
+        if let Some(failed) = state.failed.clone().or_else(|| closing.then(ended)) {
             drop(state);
             operation.finish(&Err(failed));
             return;
@@ -409,6 +425,14 @@ impl RaftLogStore for RaftLog {
         let on_disk = state.slots.iter().filter(|slot| slot.location.is_some());
         for slot in on_disk {
             state.resident.remove(&slot.id.index);
+        }
+    }
+
+    async fn close(&self) {
+        if let Some(writer) = self.begin_close()
+            && tokio::task::spawn_blocking(move || join(writer)).await.is_err()
+        {
+            tracing::error!("closing the metadata log was cut short");
         }
     }
 

@@ -176,12 +176,13 @@ impl Node {
         self.raft.trigger().snapshot().await.map_err(|error| StartError::Storage(error.to_string()))
     }
 
-    /// Stops Raft. What was submitted and has no outcome stays unknown.
+    /// Stops Raft and closes its log. What was submitted and has no outcome stays unknown.
     pub async fn stop(&self) {
         self.snapshots.abort();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "metadata did not stop cleanly");
         }
+        self.submitter.store.close().await;
     }
 
     /// Answers a request that another node sent through its transport. Bytes that make no sense get an answer

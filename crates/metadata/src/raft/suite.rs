@@ -13,22 +13,24 @@ use crate::log::RaftLogStore;
 
 struct Builder<'a, M>(&'a M);
 
-impl<M, F> StoreBuilder<TypeConfig, LogStorage, Machine> for Builder<'_, M>
+impl<M, F> StoreBuilder<TypeConfig, LogStorage, Machine, F> for Builder<'_, M>
 where
     M: Fn() -> F + Send + Sync,
     F: Fn() -> Arc<dyn RaftLogStore>,
 {
-    async fn build(&self) -> Result<((), LogStorage, Machine), StorageError<TypeConfig>> {
-        let store = (self.0)()();
+    async fn build(&self) -> Result<(F, LogStorage, Machine), StorageError<TypeConfig>> {
+        // Whoever can open the store owns the place it lies in: it has to live as long as the store.
+        let open = (self.0)();
+        let store = open();
         let machine = Machine::new(Arc::clone(&store), Arc::new(Images::default()));
-        Ok(((), LogStorage::new(store), machine))
+        Ok((open, LogStorage::new(store), machine))
     }
 }
 
 /// Panics where the store, or what is built on it, is not what Raft needs.
 pub(crate) async fn check<F>(fresh: &(impl Fn() -> F + Send + Sync))
 where
-    F: Fn() -> Arc<dyn RaftLogStore>,
+    F: Fn() -> Arc<dyn RaftLogStore> + Send + Sync,
 {
     if let Err(error) = Suite::test_all(Builder(fresh)).await {
         panic!("the storage does not pass openraft's suite: {error}");
