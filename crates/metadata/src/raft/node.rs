@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -240,7 +241,8 @@ impl Node {
             if sequence == 0 {
                 *slot = Some(Incoming { transfer, vote, next: 0, decoder: SnapshotDecoder::default() });
             }
-            let fits = |incoming: &Incoming| incoming.transfer == transfer && incoming.vote == vote && incoming.next == sequence;
+            let part = (transfer, vote, sequence);
+            let fits = |incoming: &Incoming| (incoming.transfer, incoming.vote, incoming.next) == part;
             let mut incoming = slot.take().filter(fits).ok_or("this part of a snapshot was not expected")?;
             match chunk {
                 Some(chunk) => {
@@ -261,7 +263,8 @@ impl Node {
 
     /// A command of another node: applied here if this node leads, never passed on again.
     async fn submit_forwarded(&self, entry: Bytes) -> Result<Response, String> {
-        let types::EntryBody::Command { now_ms, command } = crate::wire::decode_entry(entry.clone()).map_err(text)? else {
+        let body = crate::wire::decode_entry(entry.clone()).map_err(text)?;
+        let types::EntryBody::Command { now_ms, command } = body else {
             return Ok(Response::Unavailable("only commands can be submitted".into()));
         };
         let proposal = Proposal { now_ms, command, encoded: entry };
@@ -367,18 +370,24 @@ impl Submitter {
         proposal: Proposal,
         timeout: Duration,
     ) -> Result<(LogIndex, Outcome), SubmitError> {
-        let deadline = common::clock::deadline(timeout);
-        loop {
-            let attempt = tokio::time::timeout_at(deadline, self.attempt(proposal.clone()));
-            match attempt.await {
-                Ok(Ok(Some(applied))) => return Ok(applied),
-                Ok(Ok(None)) if common::clock::deadline(NO_LEADER_RETRY) < deadline => {
-                    tokio::time::sleep(NO_LEADER_RETRY).await;
+        // Whether some leader may have the command: then nobody can tell that it was not applied.
+        let under_way = AtomicBool::new(false);
+        let until_answered = async {
+            loop {
+                under_way.store(true, Ordering::Relaxed);
+                if let Some(applied) = self.attempt(proposal.clone()).await? {
+                    return Ok(applied);
                 }
-                Ok(Ok(None)) => return Err(SubmitError::Unavailable("no leader was found in time".into())),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(SubmitError::Indeterminate("no outcome in time".into())),
+                under_way.store(false, Ordering::Relaxed);
+                tokio::time::sleep(NO_LEADER_RETRY).await;
             }
+        };
+        match tokio::time::timeout(timeout, until_answered).await {
+            Ok(answer) => answer,
+            Err(_) if under_way.load(Ordering::Relaxed) => {
+                Err(SubmitError::Indeterminate("no outcome in time".into()))
+            }
+            Err(_) => Err(SubmitError::Unavailable("no leader was found in time".into())),
         }
     }
 
