@@ -142,7 +142,7 @@ impl GroupCoordinator {
 
     /// Waits, at most `longest`, until the shard of a group serves here; a client that comes too early is told to
     /// retry.
-    pub(crate) async fn wait_ready(&self, group: &str, longest: Duration) {
+    pub async fn wait_ready(&self, group: &str, longest: Duration) {
         let mut changes = self.inner.changes.subscribe();
         let ready = async {
             while matches!(self.inner.find(group), Err(ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable)) {
