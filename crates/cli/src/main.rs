@@ -1,5 +1,7 @@
-//! `ottla`: one binary that is a broker, and a throw-away local cluster.
+//! `ottla`: one binary that is a broker, a throw-away local cluster, and the tools that look into what brokers
+//! leave on disk and in the object store.
 
+mod inspect;
 mod local;
 mod logging;
 mod start;
@@ -29,6 +31,12 @@ enum Command {
     /// Runs a throw-away cluster on this machine
     #[command(subcommand)]
     Local(local::LocalCommand),
+    /// Looks into a write-ahead log
+    #[command(subcommand)]
+    Wal(WalCommand),
+    /// Looks into an object
+    #[command(subcommand)]
+    Object(ObjectCommand),
 }
 
 /// Properties come from the file, then from the environment (KAFKA_NUM_PARTITIONS sets num.partitions,
@@ -57,10 +65,31 @@ struct StartArgs {
     state_dir: Option<PathBuf>,
 }
 
+#[derive(Subcommand)]
+enum WalCommand {
+    /// Decodes and verifies a log, without changing it
+    Inspect {
+        /// The log's directory, or a block device
+        path: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ObjectCommand {
+    /// Decodes and verifies an object
+    Inspect {
+        /// A file, or a URL such as s3://bucket/prefix/key?endpoint=…
+        #[arg(value_name = "FILE|URL")]
+        object: String,
+    },
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Start(arguments) => start::run(arguments),
         Command::Local(command) => local::run(command),
+        Command::Wal(WalCommand::Inspect { path }) => inspect::wal(&path),
+        Command::Object(ObjectCommand::Inspect { object }) => inspect::object(&object),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
