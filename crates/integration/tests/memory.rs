@@ -60,7 +60,8 @@ fn slow_readers_and_a_thousand_connections() {
                 connection.send(&frame(&fetch_everything(), 11, correlation).expect("encodable")).expect("sent");
             }
         } else {
-            connection.ask(&ApiVersionsRequest::default(), 0).expect("an answer");
+            let answer = connection.ask(&ApiVersionsRequest::default(), 0);
+            answer.unwrap_or_else(|error| panic!("connection {n}: {error:#}\n{}", broker.process.output()));
         }
     }
     let from = acked(&mut driver);
