@@ -58,7 +58,8 @@ impl Handle for ListOffsets {
         let answering = async move {
             let mut answers = Vec::with_capacity(topics.len());
             for (name, questions) in topics {
-                let answered = futures::stream::iter(questions.into_iter().map(answer)).buffered(CONCURRENT);
+                let answered = futures::stream::iter(questions.into_iter().map(|question| answer(context.version, question)))
+                    .buffered(CONCURRENT);
                 let partitions = answered.collect().await;
                 answers.push(ListOffsetsTopicResponse::default().with_name(name).with_partitions(partitions));
             }
@@ -91,6 +92,9 @@ fn duplicates(topics: &[ListOffsetsTopic]) -> HashSet<(String, i32)> {
     let again = partitions.filter(|partition| !seen.insert(*partition));
     again.map(|(name, index)| (name.to_owned(), index)).collect()
 }
+
+/// The first version that tells the epoch of the offset it found.
+const EPOCH_SINCE: i16 = 4;
 
 /// The lowest version that may ask for a negative timestamp.
 fn lowest_version(timestamp: i64) -> Option<i16> {
@@ -135,26 +139,44 @@ fn question(
     Ok(Question::Known(known))
 }
 
-async fn answer((index, question): (i32, Result<Question, ErrorCode>)) -> ListOffsetsPartitionResponse {
+async fn answer(version: i16, (index, question): (i32, Result<Question, ErrorCode>)) -> ListOffsetsPartitionResponse {
     let found = match question {
         Ok(Question::Known(found)) => Ok(found),
         Ok(Question::Search(partition, isolation, MAX_TIMESTAMP)) => partition.find_max_timestamp(isolation).await,
         Ok(Question::Search(partition, isolation, timestamp)) => partition.find_timestamp(timestamp, isolation).await,
-        Err(code) => return respond(index, FoundOffset::NONE).with_error_code(code as i16),
+        Err(code) => return respond(version, index, FoundOffset::NONE).with_error_code(code as i16),
     };
     match found {
-        Ok(found) => respond(index, found),
+        Ok(found) => respond(version, index, found),
         Err(error) => {
             tracing::warn!(partition = index, %error, "cannot search for a timestamp");
-            respond(index, FoundOffset::NONE).with_error_code(error.code() as i16)
+            respond(version, index, FoundOffset::NONE).with_error_code(error.code() as i16)
         }
     }
 }
 
-fn respond(index: i32, found: FoundOffset) -> ListOffsetsPartitionResponse {
+fn respond(version: i16, index: i32, found: FoundOffset) -> ListOffsetsPartitionResponse {
     ListOffsetsPartitionResponse::default()
         .with_partition_index(index)
         .with_timestamp(found.timestamp_ms)
         .with_offset(found.offset)
-        .with_leader_epoch(found.leader_epoch)
+        // Older answers have no place for it, and cannot be encoded with it.
+        .with_leader_epoch(if version >= EPOCH_SINCE { found.leader_epoch } else { -1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_encode_in_every_version() {
+        let found = FoundOffset { offset: 7, timestamp_ms: 9, leader_epoch: 3 };
+        let (oldest, newest) = ListOffsets::VERSIONS;
+        for version in oldest..=newest {
+            let topic = ListOffsetsTopicResponse::default().with_partitions(vec![respond(version, 0, found)]);
+            let response = ListOffsetsResponse::default().with_topics(vec![topic]);
+            let encoded = kafka_protocol::protocol::Encodable::encode(&response, &mut bytes::BytesMut::new(), version);
+            assert!(encoded.is_ok(), "version {version}: {encoded:?}");
+        }
+    }
 }
