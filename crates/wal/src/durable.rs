@@ -91,6 +91,7 @@ impl DurableLsn {
             waiters.next_id += 1;
             let key = (lsn, waiters.next_id);
             waiters.wakers.insert(key, waker);
+            self.note_next(&waiters);
             key
         };
         // The position may have moved between the look and the registration; what was taken out meanwhile is woken.
@@ -192,6 +193,25 @@ mod tests {
             assert_eq!(waiter.join().expect("woken"), Err(WalFailed));
         });
         assert_eq!(block_on(durable.wait(Lsn(4))), Ok(()));
+    }
+
+    #[test]
+    fn a_waker_is_woken_although_nobody_else_waits() {
+        struct Woken(AtomicBool);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let durable = DurableLsn::at(Lsn(5));
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        assert!(!durable.wake_at(Lsn(5), Waker::from(Arc::clone(&woken))), "that is durable already");
+        assert!(durable.wake_at(Lsn(9), Waker::from(Arc::clone(&woken))));
+        durable.advance(Lsn(8));
+        assert!(!woken.0.load(Ordering::SeqCst));
+        durable.advance(Lsn(9));
+        assert!(woken.0.load(Ordering::SeqCst));
+        assert_eq!(durable.next_waited.load(Ordering::SeqCst), u64::MAX);
     }
 
     #[test]
