@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::Clock;
+use common::{Clock, NodeEpoch, NodeId};
 use object_store::ObjectStore;
 use tokio::sync::Notify;
 use wal::WriteAheadLog;
@@ -112,6 +112,11 @@ pub(crate) fn boot_ms(clock: &dyn Clock) -> u64 {
 }
 
 impl Core {
+    /// Who this is, as metadata names the owner of a stream.
+    pub(crate) fn owner(&self) -> (NodeId, NodeEpoch) {
+        (self.settings.node, self.settings.node_epoch)
+    }
+
     /// Counts an appended record and asks for an upload when a bound is reached.
     pub(crate) fn appended(&self, payload: u64) {
         if payload == 0 {

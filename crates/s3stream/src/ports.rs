@@ -7,6 +7,8 @@ use common::{NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 pub struct StreamMetadata {
     /// Epoch of the newest opening.
     pub epoch: StreamEpoch,
+    /// Whose that opening is: node, and in which life.
+    pub owner: Option<(NodeId, NodeEpoch)>,
     /// First offset that still exists (inclusive).
     pub start: Offset,
     /// Committed end (exclusive): offsets below it are in objects.

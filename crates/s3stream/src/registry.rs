@@ -24,9 +24,9 @@ struct Inner {
     open: HashMap<StreamId, Arc<Stream>>,
     /// Records of streams nobody has opened yet, in log order.
     recovered: HashMap<StreamId, Vec<RecordRef>>,
-    /// A stream was opened, so the metadata image is loaded and newer than everything in the log: what it
-    /// does not know does not exist.
-    opened_any: bool,
+    /// The metadata image is loaded and newer than everything in the log: what it does not know does not exist.
+    /// So it is once a stream was opened, or when the caller says so.
+    metadata_loaded: bool,
 }
 
 impl Registry {
@@ -35,7 +35,7 @@ impl Registry {
         for record in recovered.records {
             by_stream.entry(record.meta.stream).or_default().push(record);
         }
-        Self { inner: Mutex::new(Inner { open: HashMap::new(), recovered: by_stream, opened_any: false }) }
+        Self { inner: Mutex::new(Inner { open: HashMap::new(), recovered: by_stream, metadata_loaded: false }) }
     }
 
     /// See [`crate::StreamStore::open`].
@@ -58,7 +58,7 @@ impl Registry {
         let records = inner.recovered.get(&id).cloned().unwrap_or_default();
         let recovered = resolve(id, records, metadata.end, epoch)?;
         inner.recovered.remove(&id);
-        inner.opened_any = true;
+        inner.metadata_loaded = true;
         let mut tail = Tail::new(metadata.end, recovered.entries, recovered.checkpoints);
         if tail.next() < metadata.start {
             // Everything up to the start was trimmed before it was uploaded: the stream goes on from there.
@@ -69,6 +69,11 @@ impl Registry {
         let stream = Arc::new(Stream::new(id, epoch, Arc::clone(core), metadata.start, tail));
         inner.open.insert(id, Arc::clone(&stream));
         Ok(stream)
+    }
+
+    /// See [`crate::StreamStore::metadata_loaded`].
+    pub(crate) fn metadata_loaded(&self) {
+        self.inner.lock().metadata_loaded = true;
     }
 
     /// All open streams, in the order of their ids.
@@ -122,6 +127,12 @@ impl Registry {
                 tracing::info!(stream = %id, "an upload's slice was refused: the stream was deleted");
                 state.closed = true;
                 abandon(core, &mut state.tail);
+            }
+            // Being opened anew by this very node: the opening takes the tail over, which must still be there.
+            Some(metadata) if metadata.epoch > stream.epoch() && metadata.owner == Some(core.owner()) => {
+                let current = metadata.epoch;
+                tracing::debug!(stream = %id, %current, "an upload's slice was refused: the stream is being reopened");
+                return false;
             }
             Some(metadata) if metadata.epoch > stream.epoch() => {
                 let current = metadata.epoch;
@@ -201,7 +212,7 @@ fn abandon(core: &Core, tail: &mut Tail) {
 impl Inner {
     /// Drops recovered records of streams that metadata no longer knows.
     fn drop_unknown(&mut self, core: &Core) {
-        if self.opened_any {
+        if self.metadata_loaded {
             self.recovered.retain(|id, _| {
                 let exists = core.stream_manager.stream(*id).is_some();
                 if !exists {

@@ -152,6 +152,12 @@ impl StreamStore {
         self.registry.open(&self.core, stream, epoch, &metadata)
     }
 
+    /// Metadata is loaded and newer than everything that the log held at start: recovered records of a stream that
+    /// it does not know belong to a deleted one, and no longer hold up trim and [`Self::flush`].
+    pub fn metadata_loaded(&self) {
+        self.registry.metadata_loaded();
+    }
+
     /// Ends this node's use of a stream: no more appends; what the log holds of it is uploaded, or dropped if
     /// metadata knows the stream no more.
     pub fn close(&self, stream: StreamId) {

@@ -168,6 +168,12 @@ impl Stream {
         self.state.lock().tail.committed()
     }
 
+    /// Where the newest record that no object holds ends in the log; `None` when objects hold everything.
+    #[must_use]
+    pub fn newest_lsn(&self) -> Option<Lsn> {
+        self.state.lock().tail.newest_lsn()
+    }
+
     /// Payload bytes between start and next offset. Where the start lies within an object, that object's
     /// bytes of this stream count whole.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{ObjectId, Offset, StreamEpoch, StreamId};
+use common::{NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 use parking_lot::Mutex;
 
 use crate::ports::{
@@ -32,6 +32,7 @@ struct State {
 #[derive(Debug, Default, Clone)]
 struct StreamState {
     epoch: StreamEpoch,
+    owner: Option<(NodeId, NodeEpoch)>,
     start: Offset,
     end: Offset,
     ranges: Vec<CommittedRange>,
@@ -44,11 +45,17 @@ impl MemoryMetadata {
         self.state.lock().streams.entry(stream).or_default();
     }
 
-    /// Gives the stream its next epoch, as an opening does.
+    /// Gives the stream its next epoch, as an opening by somebody else does.
     pub fn open_stream(&self, stream: StreamId) -> StreamEpoch {
+        self.open_stream_by(stream, None)
+    }
+
+    /// Gives the stream its next epoch, as an opening by `owner` does.
+    pub fn open_stream_by(&self, stream: StreamId, owner: Option<(NodeId, NodeEpoch)>) -> StreamEpoch {
         let mut state = self.state.lock();
         let known = state.streams.entry(stream).or_default();
         known.epoch.0 += 1;
+        known.owner = owner;
         known.epoch
     }
 
@@ -173,7 +180,13 @@ impl StreamManager for MemoryMetadata {
         let known = state.streams.get(&stream)?;
         let checkpoint =
             known.checkpoint.map(|(object, offset)| CheckpointRef { object: state.objects[&object], offset });
-        Some(StreamMetadata { epoch: known.epoch, start: known.start, end: known.end, checkpoint })
+        Some(StreamMetadata {
+            epoch: known.epoch,
+            owner: known.owner,
+            start: known.start,
+            end: known.end,
+            checkpoint,
+        })
     }
 
     async fn trim(&self, stream: StreamId, epoch: StreamEpoch, start: Offset) -> Result<(), PortError> {

@@ -258,3 +258,39 @@ async fn large_slices_get_objects_of_their_own() {
         from = fetched.slices.last().expect("something").next_offset.0;
     }
 }
+
+/// Metadata granted the next epoch, and this node has not taken it over yet: the upload of the opening before is
+/// refused, and what it was to upload must still be there for the next one.
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_is_refused_amid_a_reopening_drops_nothing() {
+    let rig = Rig::new(log(), settings());
+    let stream = rig.open(1);
+    for payload in ["aa", "bb", "cc"] {
+        append(&stream, 1, payload.as_bytes());
+    }
+    let owner = (rig.settings.node, rig.settings.node_epoch);
+    let epoch = rig.metadata.open_stream_by(StreamId(1), Some(owner));
+    // It cannot succeed before the stream is open under the new epoch.
+    assert!(tokio::time::timeout(Duration::from_millis(500), rig.store.flush()).await.is_err());
+    assert_eq!((rig.metadata.commits(), rig.metadata.all_ranges(StreamId(1)).len()), (1, 0), "one commit, refused");
+
+    let stream = rig.store.open(StreamId(1), epoch).expect("opens");
+    assert_eq!(stream.next_offset(), offset(3));
+    assert_eq!(fetch(&stream, 0, 3, 100).await, "aabbcc");
+    rig.store.flush().await.expect("flushes");
+    assert_eq!(stream.committed_offset(), offset(3));
+    assert_eq!(fetch(&stream, 0, 3, 100).await, "aabbcc");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_log_holds_of_a_deleted_stream_holds_up_nothing() {
+    let rig = Rig::new(log(), settings());
+    append(&rig.open(1), 1, &[7; 5000]);
+    rig.metadata.delete_stream(StreamId(1));
+    let rig = rig.crash().await;
+    let held = rig.log.used();
+    assert!(tokio::time::timeout(Duration::from_secs(1), rig.store.flush()).await.is_err(), "metadata may be behind");
+    rig.store.metadata_loaded();
+    rig.store.flush().await.expect("flushes");
+    assert!(rig.log.used() < held, "the log is trimmed");
+}
