@@ -53,6 +53,12 @@ impl Partition {
             let heads = stream.heads(from).await?;
             heads.iter().filter(|head| head.next_offset > from).for_each(|head| state.replay(head, now_ms));
         }
+        if let Some(newest) = stream.newest_lsn() {
+            // An earlier opening in this process may have appended what is not durable yet, and from here on
+            // everything that is there counts as readable.
+            let failed = |error: wal::WalFailed| FetchError::Unavailable(error.to_string());
+            environment.durable.wait(newest).await.map_err(failed)?;
+        }
         state.lead(leader_epoch, stream.next_offset().0);
         Ok(Arc::new(Self { environment, topic, index, leader_epoch, stream, state: Mutex::new(state) }))
     }

@@ -53,6 +53,21 @@ async fn what_was_not_durable_is_gone_from_offsets_and_producer_state() {
 }
 
 #[tokio::test]
+async fn a_reopening_in_the_same_life_shows_nothing_before_it_is_durable() {
+    let rig = Rig::manual();
+    let before = rig.open().await;
+    accepted(&before, &plain(3));
+    let mut opening = std::pin::pin!(rig.open());
+    for _ in 0..50 {
+        assert!(futures::poll!(opening.as_mut()).is_pending(), "nothing was flushed");
+        tokio::task::yield_now().await;
+    }
+    rig.log.flush();
+    let partition = opening.await;
+    assert_eq!((partition.log_end(), partition.high_watermark()), (Offset(3), Offset(3)));
+}
+
+#[tokio::test]
 async fn every_life_leads_under_a_higher_epoch() {
     let mut rig = Rig::durable();
     for life in 0..4 {
