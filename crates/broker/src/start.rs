@@ -41,6 +41,10 @@ use crate::storage::raft_log::RaftLog;
 /// How long a graceful stop waits for the object store before it leaves the rest in the WAL.
 pub const UPLOAD_GRACE: Duration = Duration::from_secs(20);
 
+/// How long a start waits for its partitions before it accepts connections all the same: an object store that does
+/// not answer holds up those partitions alone that need it.
+const OPEN_GRACE: Duration = Duration::from_secs(10);
+
 /// How long a graceful stop waits for background tasks.
 const TASK_GRACE: Duration = Duration::from_secs(3);
 
@@ -103,7 +107,9 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
     }
     let supervisor = Supervisor::default();
     let (broker, raft) = compose(config, &bound, &supervisor).await?;
-    broker.partitions.wait_started().await;
+    if tokio::time::timeout(OPEN_GRACE, broker.partitions.wait_started()).await.is_err() {
+        tracing::warn!("partitions are still being opened: is the object store slow? Clients are told to retry meanwhile");
+    }
     let network = Supervisor::default();
     let listeners = bound.iter().map(|socket| socket.config.clone()).collect();
     for socket in bound {
@@ -142,6 +148,8 @@ async fn compose(
     };
     let streams = StreamStore::start(stream_settings(&config, node_epoch), parts)
         .map_err(|error| StartError::Store { url: config.object_store_url.clone(), reason: error.to_string() })?;
+    // The registration was applied here, and with it all that was committed before: whatever the WAL holds is older.
+    streams.metadata_loaded();
     let partitions = Partitions::start(PartitionsParts {
         node: config.node_id,
         node_epoch,

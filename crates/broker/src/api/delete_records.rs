@@ -85,7 +85,13 @@ async fn delete(broker: &Broker, topic: &str, asked: &DeleteRecordsPartition) ->
     if start.0 < 0 || start > high_watermark {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    partition.trim(start).await.map_err(|error| match error {
+    // In a task of its own: given up between metadata and memory (the time is up, the client is gone), this broker
+    // would go on offering a log start that metadata has moved past.
+    let trimmed = {
+        let partition = Arc::clone(&partition);
+        tokio::spawn(async move { partition.trim(start).await }).await
+    };
+    trimmed.map_err(|_| ErrorCode::KafkaStorageError)?.map_err(|error| match error {
         PortError::Fenced(_) => ErrorCode::NotLeaderOrFollower,
         PortError::Unavailable(_) => ErrorCode::KafkaStorageError,
     })?;
