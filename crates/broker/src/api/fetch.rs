@@ -28,7 +28,7 @@ impl Handle for Fetch {
 
     fn handle(broker: &Arc<Broker>, context: RequestContext, request: FetchRequest) -> Reply<FetchResponse> {
         let broker = Arc::clone(broker);
-        Reply::Encoded(Box::pin(async move {
+        Reply::InTurn(Box::pin(async move {
             let (answer, lease) = answer(&broker, &context, request).await;
             Frame::encoded(answer.encode(context.version, context.correlation_id), lease)
         }))
@@ -54,14 +54,16 @@ async fn answer(
         FetchContext::Incremental { id } => broker.fetch_sessions.lock().wishes(id),
         FetchContext::Full | FetchContext::Sessionless => asked,
     };
+    let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.config.fetch_max_bytes as usize);
     let parameters = FetchParameters {
         max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
-        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
-        max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(broker.config.fetch_max_bytes as usize),
+        // More than may be returned is not waited for, as in Kafka.
+        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes),
+        max_bytes,
         isolation: if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
         by_topic_id,
     };
-    let (mut answer, lease) = purgatory::fetch(broker, &wishes, &parameters).await;
+    let (mut answer, lease) = purgatory::fetch(broker, &wishes, &parameters, &context.connection.listener).await;
     count(broker, &answer);
     let told: Vec<Told> = answer.partitions.iter().map(|(_, partition)| Told::from(partition)).collect();
     match session {

@@ -80,8 +80,9 @@ pub enum Reply<T> {
     Durable(Lsn, T),
     /// When the future completes; it starts to run at once, beside later requests of the connection.
     Later(BoxFuture<'static, T>),
-    /// As [`Reply::Later`], with a frame that the handler has encoded itself.
-    Encoded(BoxFuture<'static, Frame>),
+    /// When the future completes, which starts to run when all earlier requests of the connection are answered:
+    /// for responses whose memory is leased. The handler has encoded the frame itself.
+    InTurn(BoxFuture<'static, Frame>),
     /// Not at all (Produce with acks=0).
     Silent,
     /// By closing the connection; the text is for the log.
@@ -96,6 +97,8 @@ pub enum Served {
     Durable(Lsn, Frame),
     /// Send when the future completes.
     Later(BoxFuture<'static, Frame>),
+    /// Run when it is the oldest of its connection, and send when it completes.
+    InTurn(BoxFuture<'static, Frame>),
     /// Send nothing.
     Silent,
     /// Close the connection.
@@ -178,7 +181,7 @@ where
         Reply::Now(response) => Served::Now(encode(response)),
         Reply::Durable(lsn, response) => Served::Durable(lsn, encode(response)),
         Reply::Later(future) => Served::Later(Box::pin(async move { encode(future.await) })),
-        Reply::Encoded(future) => Served::Later(future),
+        Reply::InTurn(future) => Served::InTurn(future),
         Reply::Silent => Served::Silent,
         Reply::Close(reason) => Served::Close(reason),
     }

@@ -18,6 +18,8 @@ use crate::partition::{DataWait, Isolation, LookupError, Partition, ReadError};
 /// Record slices up to this size are copied: a small slice must not pin a large block of cache memory
 /// behind a slow reader.
 const COPY_BELOW: usize = 4096;
+/// How long a fetch whose client does not wait at all waits for its share of the response budget.
+const BUDGET_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// What a request asks as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -45,18 +47,20 @@ impl From<&PartitionAnswer> for Told {
     }
 }
 
-/// Answers every wish, waiting as `parameters` says. The lease covers the records' memory.
+/// Answers every wish, waiting as `parameters` says. The lease covers the records' memory; `listener` is where the
+/// client is told to find other leaders.
 pub async fn fetch(
     broker: &Broker,
     wishes: &[(FetchKey, FetchWish)],
     parameters: &FetchParameters,
+    listener: &str,
 ) -> (FetchAnswer, Option<ByteLease>) {
     let found: Vec<Found> = wishes.iter().map(|(key, _)| find(broker, key, parameters.by_topic_id)).collect();
-    let first = read_within_budget(broker, wishes, &found, parameters).await;
-    if parameters.max_wait.is_zero() || wishes.is_empty() || first.is_enough(parameters.min_bytes) {
-        return first.into_answer(broker);
+    let mut pass = read(wishes, &found, parameters, parameters.max_bytes).await;
+    if !parameters.max_wait.is_zero() && !wishes.is_empty() && !pass.is_enough(parameters.min_bytes) {
+        pass = park(broker, wishes, &found, parameters, pass).await;
     }
-    park(broker, wishes, &found, parameters, first).await.into_answer(broker)
+    within_budget(broker, wishes, &found, parameters, pass).await.into_answer(broker, listener)
 }
 
 /// Re-reads whenever one of the partitions has news, until there is enough or the time is over.
@@ -70,6 +74,8 @@ async fn park(
     let deadline = tokio::time::sleep(parameters.max_wait);
     tokio::pin!(deadline);
     while !pass.is_enough(parameters.min_bytes) {
+        // A parked fetch holds no cache memory, however long its client lets it wait.
+        pass.release();
         let mut wait = DataWait::new(broker.wal.durable());
         for (found, (_, answer)) in found.iter().zip(&pass.partitions) {
             if let Ok(partition) = found {
@@ -77,13 +83,17 @@ async fn park(
                 wait.watch(partition, Offset(answer.high_watermark));
             }
         }
-        tokio::select! {
-            () = &mut deadline => break,
-            () = wait.woken() => {}
+        let is_over = tokio::select! {
+            () = &mut deadline => true,
+            () = wait.woken() => false,
+        };
+        if is_over && pass.bytes == 0 {
+            return pass;
         }
-        // Its slices and its lease go back before the next reading takes others.
-        drop(pass);
-        pass = read_within_budget(broker, wishes, found, parameters).await;
+        pass = read(wishes, found, parameters, parameters.max_bytes).await;
+        if is_over {
+            return pass;
+        }
     }
     pass
 }
@@ -95,31 +105,40 @@ type Found = Result<Arc<Partition>, PartitionAnswer>;
 struct Pass {
     partitions: Vec<(FetchKey, PartitionAnswer)>,
     bytes: usize,
+    /// `bytes`, or the limit where there is more than that: whole batches rarely fill it. As Kafka counts towards
+    /// the least a client waits for.
+    available: usize,
     errors: bool,
     lease: Option<ByteLease>,
 }
 
 impl Pass {
     fn is_enough(&self, min_bytes: usize) -> bool {
-        self.errors || self.bytes >= min_bytes
+        self.errors || self.available >= min_bytes
     }
 
-    fn into_answer(self, broker: &Broker) -> (FetchAnswer, Option<ByteLease>) {
+    /// Lets go of the records; what was counted stays.
+    fn release(&mut self) {
+        self.partitions.iter_mut().for_each(|(_, answer)| answer.records = Vec::new());
+    }
+
+    fn into_answer(self, broker: &Broker, listener: &str) -> (FetchAnswer, Option<ByteLease>) {
         let hints = self.partitions.iter().filter_map(|(_, answer)| answer.current_leader);
-        let endpoints = leader_endpoints(broker, hints.map(|(leader, _)| leader));
+        let endpoints = leader_endpoints(broker, hints.map(|(leader, _)| leader), listener);
         let answer = FetchAnswer { partitions: self.partitions, endpoints, ..FetchAnswer::default() };
         (answer, self.lease)
     }
 }
 
-/// Reads, then leases the memory; where the budget is short, lets go, waits for a share, and reads that much.
-async fn read_within_budget(
+/// Leases the memory of what was read; where the budget is short, lets go, waits for a share, and reads that much.
+/// Where not even that can be had, the answer comes without records, and the client asks again.
+async fn within_budget(
     broker: &Broker,
     wishes: &[(FetchKey, FetchWish)],
     found: &[Found],
     parameters: &FetchParameters,
+    mut pass: Pass,
 ) -> Pass {
-    let mut pass = read(wishes, found, parameters, parameters.max_bytes).await;
     if pass.bytes == 0 {
         return pass;
     }
@@ -128,11 +147,16 @@ async fn read_within_budget(
         return pass;
     }
     let share = pass.bytes.min(usize::try_from(broker.response_budget.limit() / 16).unwrap_or(usize::MAX));
-    drop(pass);
-    let lease = broker.response_budget.take(share as u64).await;
-    let mut pass = read(wishes, found, parameters, share).await;
-    pass.lease = Some(lease);
-    pass
+    pass.release();
+    let longest = parameters.max_wait.max(BUDGET_WAIT_MIN);
+    match tokio::time::timeout(longest, broker.response_budget.take(share as u64)).await {
+        Ok(lease) => {
+            let mut pass = read(wishes, found, parameters, share).await;
+            pass.lease = Some(lease);
+            pass
+        }
+        Err(_) => pass,
+    }
 }
 
 async fn read(
@@ -141,32 +165,34 @@ async fn read(
     parameters: &FetchParameters,
     max_bytes: usize,
 ) -> Pass {
-    let mut pass = Pass { partitions: Vec::with_capacity(wishes.len()), bytes: 0, errors: false, lease: None };
+    let mut pass = Pass { partitions: Vec::with_capacity(wishes.len()), bytes: 0, available: 0, errors: false, lease: None };
     for ((key, wish), found) in wishes.iter().zip(found) {
-        let answer = match found {
+        let (answer, available) = match found {
             Ok(partition) => {
                 let wanted = usize::try_from(wish.max_bytes).unwrap_or(0);
                 let limit = wanted.min(max_bytes.saturating_sub(pass.bytes));
                 read_partition(partition, *wish, limit, pass.bytes == 0, parameters.isolation).await
             }
-            Err(error) => error.clone(),
+            Err(error) => (error.clone(), 0),
         };
         pass.bytes += answer.bytes();
+        pass.available += available;
         pass.errors |= answer.error_code != 0;
         pass.partitions.push((key.clone(), answer));
     }
     pass
 }
 
+/// The answer, and how many bytes it counts for.
 async fn read_partition(
     partition: &Partition,
     wish: FetchWish,
     limit: usize,
     at_least_one: bool,
     isolation: Isolation,
-) -> PartitionAnswer {
+) -> (PartitionAnswer, usize) {
     if let Err(code) = partition.check_leader_epoch(wish.leader_epoch) {
-        return PartitionAnswer::error(code.code());
+        return (PartitionAnswer::error(code.code()), 0);
     }
     let from = Offset(wish.offset);
     let read = match partition.read_cached(from, limit, isolation, at_least_one) {
@@ -175,20 +201,24 @@ async fn read_partition(
         Err(error) => Err(error),
     };
     match read {
-        Ok(read) => PartitionAnswer {
-            error_code: 0,
-            high_watermark: read.high_watermark.0,
-            last_stable_offset: read.last_stable_offset.0,
-            log_start_offset: read.log_start.0,
-            aborted: (isolation == Isolation::ReadCommitted).then(Vec::new),
-            current_leader: None,
-            records: read.slices.into_iter().map(|slice| unpinned(slice.bytes)).collect(),
-        },
+        Ok(read) => {
+            let available = if read.truncated { read.bytes.max(limit) } else { read.bytes };
+            let answer = PartitionAnswer {
+                error_code: 0,
+                high_watermark: read.high_watermark.0,
+                last_stable_offset: read.last_stable_offset.0,
+                log_start_offset: read.log_start.0,
+                aborted: (isolation == Isolation::ReadCommitted).then(Vec::new),
+                current_leader: None,
+                records: read.slices.into_iter().map(|slice| unpinned(slice.bytes)).collect(),
+            };
+            (answer, available)
+        }
         Err(error) => {
             if let ReadError::Storage(cause) = &error {
                 tracing::warn!(?partition, offset = wish.offset, %cause, "a fetch could not be served");
             }
-            PartitionAnswer::error(error.code().code())
+            (PartitionAnswer::error(error.code().code()), 0)
         }
     }
 }
@@ -214,14 +244,14 @@ fn find(broker: &Broker, key: &FetchKey, by_topic_id: bool) -> Found {
     })
 }
 
-fn leader_endpoints(broker: &Broker, leaders: impl Iterator<Item = i32>) -> Vec<LeaderEndpoint> {
+fn leader_endpoints(broker: &Broker, leaders: impl Iterator<Item = i32>, listener: &str) -> Vec<LeaderEndpoint> {
     let mut ids: Vec<i32> = leaders.collect();
     ids.sort_unstable();
     ids.dedup();
     let image = broker.metadata.image();
     let endpoint = |id: &i32| {
         let node = image.nodes.get(&common::NodeId(*id))?;
-        let endpoint = node.endpoints.first()?;
+        let endpoint = node.endpoints.iter().find(|endpoint| endpoint.listener == listener)?;
         let rack = node.rack.as_deref().map(str::to_owned);
         Some(LeaderEndpoint { id: *id, host: endpoint.host.clone(), port: endpoint.port, rack })
     };

@@ -58,6 +58,9 @@ enum Pending {
     Ready(Frame),
     Durable(Lsn, Frame),
     Later(BoxFuture<'static, Frame>),
+    /// Runs once it is the oldest. What it takes from the response budget is thus given back when it is written:
+    /// behind a request that waits for that budget itself it would never be.
+    InTurn(BoxFuture<'static, Frame>),
 }
 
 /// What the periodic check compares.
@@ -126,6 +129,10 @@ impl Connection {
             if !flushed || self.pending.len() >= IN_FLIGHT_MAX {
                 break;
             }
+            // Frames that came in beyond the limit: nothing else would ever wake this task for them.
+            if self.reader.has_frame()? {
+                continue;
+            }
             if self.reader.poll_fill(&self.socket, context)?.is_pending() {
                 break;
             }
@@ -144,6 +151,7 @@ impl Connection {
                 Served::Now(frame) => Pending::Ready(frame),
                 Served::Durable(lsn, frame) => Pending::Durable(lsn, frame),
                 Served::Later(future) => Pending::Later(future),
+                Served::InTurn(future) => Pending::InTurn(future),
                 Served::Silent => continue,
                 Served::Close(reason) => return Err(Closed::Refused(reason)),
             };
@@ -161,15 +169,20 @@ impl Connection {
                 *response = Pending::Ready(frame);
             }
         }
-        while let Some(front) = self.pending.front() {
-            match &front.response {
+        while let Some(front) = self.pending.front_mut() {
+            match &mut front.response {
                 Pending::Ready(_) => {}
                 Pending::Durable(lsn, _) => {
-                    if !self.is_durable(*lsn, context)? {
+                    let lsn = *lsn;
+                    if !self.is_durable(lsn, context)? {
                         break;
                     }
                 }
                 Pending::Later(_) => break,
+                Pending::InTurn(future) => match future.poll_unpin(context) {
+                    Poll::Ready(frame) => front.response = Pending::Ready(frame),
+                    Poll::Pending => break,
+                },
             }
             let Some(InFlight { key, since, response }) = self.pending.pop_front() else { break };
             if let Pending::Ready(frame) | Pending::Durable(_, frame) = response {

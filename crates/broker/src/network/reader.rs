@@ -54,12 +54,18 @@ impl FrameReader {
         Ok(Some(self.buffer.split_to(length).freeze()))
     }
 
+    /// Whether [`Self::next_frame`] has one to give.
+    pub(super) fn has_frame(&self) -> Result<bool, ReadError> {
+        Ok(self.frame_length()?.is_some_and(|length| self.buffer.len() >= 4 + length))
+    }
+
     /// Whether a frame has begun to arrive and is not complete.
     pub(super) fn is_mid_frame(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// Reads what the socket has. Ready when bytes came in, or with the reason why none ever will.
+    /// Reads what the socket has. Ready when bytes came in, or with the reason why none ever will. Not to be called
+    /// while [`Self::has_frame`]: there may be no room left to read into.
     pub(super) fn poll_fill(&mut self, socket: &TcpStream, context: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
         loop {
             ready!(socket.poll_read_ready(context))?;

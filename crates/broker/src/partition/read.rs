@@ -28,6 +28,8 @@ pub struct PartitionRead {
     pub slices: Vec<RecordSlice>,
     /// Their bytes.
     pub bytes: usize,
+    /// Whether more could be read above them, had the limit let it.
+    pub truncated: bool,
 }
 
 /// A read that gave no answer.
@@ -80,12 +82,13 @@ impl Partition {
         isolation: Isolation,
         min_one: bool,
     ) -> Result<Option<PartitionRead>, ReadError> {
-        let Bounds { read, until } = self.bounds(from, isolation)?;
+        let Bounds { mut read, until } = self.bounds(from, isolation)?;
         if from >= until || (max_bytes == 0 && !min_one) {
+            read.truncated = from < until;
             return Ok(Some(read));
         }
         let fetched = self.stream.fetch_cached(from, until, max_bytes);
-        Ok(fetched.map(|fetched| read.filled(fetched, max_bytes, min_one)))
+        Ok(fetched.map(|fetched| read.filled(fetched, until, max_bytes, min_one)))
     }
 
     /// As [`Self::read_cached`], reading from log or store what memory does not hold.
@@ -97,12 +100,13 @@ impl Partition {
         min_one: bool,
         class: ReadClass,
     ) -> Result<PartitionRead, ReadError> {
-        let Bounds { read, until } = self.bounds(from, isolation)?;
+        let Bounds { mut read, until } = self.bounds(from, isolation)?;
         if from >= until || (max_bytes == 0 && !min_one) {
+            read.truncated = from < until;
             return Ok(read);
         }
         match self.stream.fetch(from, until, max_bytes, class).await {
-            Ok(fetched) => Ok(read.filled(fetched, max_bytes, min_one)),
+            Ok(fetched) => Ok(read.filled(fetched, until, max_bytes, min_one)),
             // The log start may have moved up since the check.
             Err(FetchError::OutOfRange { start, next }) => {
                 Err(ReadError::OutOfRange { offset: from, log_start: start, log_end: next })
@@ -127,15 +131,17 @@ impl Partition {
             Isolation::ReadUncommitted => high_watermark,
             Isolation::ReadCommitted => last_stable_offset,
         };
-        let read = PartitionRead { high_watermark, last_stable_offset, log_start, slices: Vec::new(), bytes: 0 };
+        let read = PartitionRead { high_watermark, last_stable_offset, log_start, ..PartitionRead::default() };
         Ok(Bounds { read, until })
     }
 }
 
 impl PartitionRead {
-    fn filled(mut self, fetched: s3stream::Fetched, max_bytes: usize, min_one: bool) -> Self {
+    fn filled(mut self, fetched: s3stream::Fetched, until: Offset, max_bytes: usize, min_one: bool) -> Self {
+        let fits = min_one || fetched.bytes <= max_bytes;
+        self.truncated = !fits || fetched.slices.last().is_some_and(|slice| slice.next_offset < until);
         // The stream always returns a first record, even one above the limit.
-        if min_one || fetched.bytes <= max_bytes {
+        if fits {
             self.bytes = fetched.bytes;
             self.slices = fetched.slices;
         }

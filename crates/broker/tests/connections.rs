@@ -1,0 +1,199 @@
+//! Requests that overlap on a connection, and fetches that wait: over the wire, against a running broker.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, FetchRequest, FetchResponse, MetadataRequest, ProduceRequest, RequestHeader,
+    ResponseHeader, TopicName,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use ottla_broker::config::{BrokerConfig, Properties};
+use ottla_broker::network::IN_FLIGHT_MAX;
+use ottla_broker::{RunningBroker, start};
+use protocol::batch::builder::BatchBuilder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const FETCH_VERSION: i16 = 12;
+/// Longer than any answer takes, shorter than [`PARKED_MS`].
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a fetch that must not wait so long asks for.
+const PARKED_MS: i32 = 120_000;
+
+struct Client {
+    stream: TcpStream,
+    sent: i32,
+    answered: i32,
+}
+
+impl Client {
+    async fn connect(broker: &RunningBroker) -> Self {
+        let port = broker.listeners()[0].port;
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connects");
+        Self { stream, sent: 0, answered: 0 }
+    }
+
+    fn frame<R: Request>(&mut self, version: i16, request: &R) -> BytesMut {
+        self.sent += 1;
+        let key = ApiKey::try_from(R::KEY).expect("known");
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(self.sent);
+        let mut body = BytesMut::new();
+        header.encode(&mut body, key.request_header_version(version)).expect("encodes");
+        request.encode(&mut body, version).expect("encodes");
+        let mut frame = BytesMut::new();
+        frame.put_u32(u32::try_from(body.len()).expect("small"));
+        frame.put(body);
+        frame
+    }
+
+    async fn send<R: Request>(&mut self, version: i16, request: &R) {
+        let frame = self.frame(version, request);
+        self.stream.write_all(&frame).await.expect("sent");
+    }
+
+    /// The answer to the oldest request that has none yet.
+    async fn answer<R: Request>(&mut self, version: i16) -> R::Response {
+        let key = ApiKey::try_from(R::KEY).expect("known");
+        let receive = async {
+            let length = self.stream.read_u32().await.expect("answered");
+            let mut answer = vec![0; length as usize];
+            self.stream.read_exact(&mut answer).await.expect("answered whole");
+            Bytes::from(answer)
+        };
+        let mut answer = tokio::time::timeout(PATIENCE, receive).await.expect("answered in time");
+        let header = ResponseHeader::decode(&mut answer, key.response_header_version(version)).expect("decodes");
+        self.answered += 1;
+        assert_eq!(header.correlation_id, self.answered);
+        R::Response::decode(&mut answer, version).expect("decodes")
+    }
+
+    async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
+        self.send(version, request).await;
+        self.answer::<R>(version).await
+    }
+}
+
+async fn started(directory: &Path, settings: &[(&str, &str)]) -> RunningBroker {
+    let mut properties = Properties::default();
+    properties.set("listeners", "PLAINTEXT://127.0.0.1:0");
+    properties.set("log.dirs", directory.to_str().expect("a path"));
+    settings.iter().for_each(|&(key, value)| properties.set(key, value));
+    let (config, _) = BrokerConfig::load(properties, false).expect("sound");
+    start(config).await.expect("starts")
+}
+
+fn name(topic: &'static str) -> TopicName {
+    TopicName(StrBytes::from_static_str(topic))
+}
+
+async fn create(client: &mut Client, topic: &'static str) {
+    let topic = MetadataRequestTopic::default().with_name(Some(name(topic)));
+    let request = MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(true);
+    assert_eq!(client.call(9, &request).await.topics[0].error_code, 0);
+}
+
+/// One record of `size` bytes.
+fn produce(topic: &'static str, acks: i16, size: usize) -> ProduceRequest {
+    let mut batch = BatchBuilder::new();
+    batch.push(-1, None, Some(&vec![7; size]));
+    let partition = PartitionProduceData::default().with_index(0).with_records(Some(batch.build(0, -1)));
+    let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![partition]);
+    ProduceRequest::default().with_acks(acks).with_timeout_ms(5_000).with_topic_data(vec![topic])
+}
+
+fn fetch(topic: &'static str, min_bytes: i32, max_bytes: i32) -> FetchRequest {
+    let partition = FetchPartition::default().with_partition_max_bytes(max_bytes);
+    let topic = FetchTopic::default().with_topic(name(topic)).with_partitions(vec![partition]);
+    FetchRequest::default()
+        .with_max_wait_ms(PARKED_MS)
+        .with_min_bytes(min_bytes)
+        .with_max_bytes(max_bytes)
+        .with_topics(vec![topic])
+}
+
+fn record_bytes(response: &FetchResponse) -> usize {
+    let partition = &response.responses[0].partitions[0];
+    assert_eq!((response.error_code, partition.error_code), (0, 0));
+    partition.records.as_ref().map_or(0, Bytes::len)
+}
+
+#[tokio::test]
+async fn frames_beyond_the_limit_in_flight_are_served_although_nothing_follows_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    // So many turns that one pause in each, until a timer happens to wake the connection, is noticed.
+    let requests = 20 * IN_FLIGHT_MAX + 1;
+    let mut frames = BytesMut::new();
+    for _ in 0..requests {
+        let frame = client.frame(0, &ApiVersionsRequest::default());
+        frames.put(frame);
+    }
+    client.stream.write_all(&frames).await.expect("sent");
+    let answers = async {
+        for _ in 0..requests {
+            client.answer::<ApiVersionsRequest>(0).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answers).await.expect("answered without pauses");
+    broker.stop().await;
+}
+
+
+#[tokio::test]
+async fn a_parked_fetch_is_woken_by_a_producer_that_waits_for_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let (mut consumer, mut producer) = (Client::connect(&broker).await, Client::connect(&broker).await);
+    create(&mut producer, "t").await;
+    consumer.send(FETCH_VERSION, &fetch("t", 1, 1 << 20)).await;
+    producer.call(0, &ApiVersionsRequest::default()).await;
+    producer.send(9, &produce("t", 0, 100)).await;
+    assert!(record_bytes(&consumer.answer::<FetchRequest>(FETCH_VERSION).await) > 100);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn whole_batches_that_do_not_fill_the_limit_are_enough_when_more_follow() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    for _ in 0..2 {
+        let response = client.call(9, &produce("t", -1, 40_000)).await;
+        assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+    }
+    // One batch fits and two do not; and nobody can wait for more than the limit.
+    for min_bytes in [60_000, i32::MAX] {
+        let response = client.call(FETCH_VERSION, &fetch("t", min_bytes, 60_000)).await;
+        assert!((40_000..60_000).contains(&record_bytes(&response)));
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn pipelined_fetches_do_not_wait_for_memory_that_their_successors_hold() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[("ottla.response.bytes.in.flight", "65536")]).await;
+    let (mut consumer, mut producer) = (Client::connect(&broker).await, Client::connect(&broker).await);
+    create(&mut producer, "empty").await;
+    create(&mut producer, "full").await;
+    let response = producer.call(9, &produce("full", -1, 60_000)).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+    consumer.send(FETCH_VERSION, &fetch("empty", 1, 1 << 20)).await;
+    consumer.send(FETCH_VERSION, &fetch("full", 1, 1 << 20)).await;
+    producer.call(0, &ApiVersionsRequest::default()).await;
+    producer.call(9, &produce("empty", -1, 60_000)).await;
+    for _ in 0..2 {
+        assert!(record_bytes(&consumer.answer::<FetchRequest>(FETCH_VERSION).await) > 60_000);
+    }
+    broker.stop().await;
+}
