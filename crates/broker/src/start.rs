@@ -326,7 +326,7 @@ impl RunningBroker {
     }
 
     /// Completes with a reason when the broker cannot go on and the process must exit: a background task failed, or
-    /// the WAL did. Nothing is acknowledged any more by then.
+    /// the WAL or metadata did. Nothing is acknowledged any more by then.
     pub async fn failed(&self) -> String {
         let durable = self.broker.wal.durable();
         let wal_failed = async {
@@ -338,6 +338,7 @@ impl RunningBroker {
             reason = self.broker.supervisor.failed() => reason,
             reason = self.network.failed() => reason,
             reason = wal_failed => reason,
+            reason = self.raft.failed() => format!("metadata failed: {reason}"),
         }
     }
 

@@ -125,6 +125,10 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
         }
         recovered.read_segment(first, path, position == last)?;
     }
+    if let Some(current) = recovered.segments.back() {
+        // Its last batch may have been read before it was ever synced, and counts from here on.
+        current.segment.file.sync_data()?;
+    }
     recovered.drop_purged();
     let whole = match (oldest, recovered.purged) {
         (Some((first, path)), None) if first != 1 => Err(damaged(&path, "older segments are missing")),
