@@ -354,7 +354,13 @@ impl RunningBroker {
         let left_in_wal = broker.streams.backlog_bytes();
         if matches!(uploaded, Ok(Ok(()))) && left_in_wal == 0 {
             let retired = broker.metadata.submit(Command::RetireWal { wal: broker.wal.uuid() }).await;
-            tracing::debug!(?retired, "write-ahead log let go");
+            match retired {
+                Ok(Outcome::Done) => tracing::debug!("write-ahead log let go"),
+                other => tracing::warn!(
+                    outcome = ?other,
+                    "everything is uploaded, but metadata did not note that the write-ahead log may go: keep its directory"
+                ),
+            }
         }
         broker.supervisor.stop(TASK_GRACE).await;
         let closed = broker.wal.close().await;
