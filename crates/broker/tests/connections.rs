@@ -149,6 +149,25 @@ async fn frames_beyond_the_limit_in_flight_are_served_although_nothing_follows_t
 
 
 #[tokio::test]
+async fn answers_larger_than_what_may_wait_are_all_given_in_order() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[("num.partitions", "2000")]).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    let all = MetadataRequest::default().with_topics(None);
+    let mut frames = BytesMut::new();
+    for _ in 0..IN_FLIGHT_MAX {
+        let frame = client.frame(9, &all);
+        frames.put(frame);
+    }
+    client.stream.write_all(&frames).await.expect("sent");
+    for _ in 0..IN_FLIGHT_MAX {
+        assert_eq!(client.answer::<MetadataRequest>(9).await.topics[0].partitions.len(), 2000);
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_parked_fetch_is_woken_by_a_producer_that_waits_for_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let broker = started(directory.path(), &[]).await;

@@ -45,7 +45,8 @@ impl Handle for FindCoordinator {
         let keys = if version >= KEYS_SINCE { request.coordinator_keys } else { vec![request.key] };
         let refused = match request.key_type {
             KEY_TYPE_GROUP => None,
-            KEY_TYPE_TRANSACTION => Some(ErrorCode::CoordinatorNotAvailable),
+            // Final for every client, as with InitProducerId; a coordinator's error would be retried for ever.
+            KEY_TYPE_TRANSACTION => Some(ErrorCode::UnsupportedVersion),
             _ => Some(ErrorCode::InvalidRequest),
         };
         if let Some(code) = refused {

@@ -29,6 +29,10 @@ const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// A frame that has begun must be complete within this time.
 const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// Bytes of finished responses that may wait for their turn before no more requests are taken in: a few bytes ask
+/// for megabytes of metadata, and a client need not read its answers.
+const READY_BYTES_MAX: usize = 256 << 10;
+
 /// How often the limits above are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -38,6 +42,8 @@ pub(super) struct Connection {
     socket: TcpStream,
     reader: FrameReader,
     pending: VecDeque<InFlight>,
+    /// Bytes of those responses in `pending` that are encoded.
+    ready_bytes: usize,
     outbox: Outbox,
     durable: Arc<DurableLsn>,
     /// Waits for the LSN of the oldest pending response.
@@ -61,6 +67,15 @@ enum Pending {
     /// Runs once it is the oldest. What it takes from the response budget is thus given back when it is written:
     /// behind a request that waits for that budget itself it would never be.
     InTurn(BoxFuture<'static, Frame>),
+}
+
+impl Pending {
+    fn encoded_bytes(&self) -> usize {
+        match self {
+            Self::Ready(frame) | Self::Durable(_, frame) => frame.len(),
+            Self::Later(_) | Self::InTurn(_) => 0,
+        }
+    }
 }
 
 /// What the periodic check compares.
@@ -99,6 +114,7 @@ impl Connection {
             socket,
             reader,
             pending: VecDeque::new(),
+            ready_bytes: 0,
             outbox: Outbox::default(),
             durable_wait: None,
             activity: Activity {
@@ -126,7 +142,7 @@ impl Connection {
             self.collect(context)?;
             let flushed = self.outbox.poll_flush(&self.socket, context)?.is_ready();
             // While the client does not read its responses, none of its requests is taken in either.
-            if !flushed || self.pending.len() >= IN_FLIGHT_MAX {
+            if !flushed || self.is_full() {
                 break;
             }
             // Frames that came in beyond the limit: nothing else would ever wake this task for them.
@@ -141,8 +157,13 @@ impl Connection {
         Poll::Pending
     }
 
+    /// Whether what is pending must shrink before more is taken in. The oldest of it wakes this task.
+    fn is_full(&self) -> bool {
+        self.pending.len() >= IN_FLIGHT_MAX || self.ready_bytes >= READY_BYTES_MAX
+    }
+
     fn take_frames(&mut self) -> Result<(), Closed> {
-        while self.pending.len() < IN_FLIGHT_MAX {
+        while !self.is_full() {
             let Some(frame) = self.reader.next_frame()? else { break };
             self.activity.frames += 1;
             let since = self.broker.clock.boot();
@@ -155,6 +176,7 @@ impl Connection {
                 Served::Silent => continue,
                 Served::Close(reason) => return Err(Closed::Refused(reason)),
             };
+            self.ready_bytes += response.encoded_bytes();
             self.pending.push_back(InFlight { key, since, response });
         }
         Ok(())
@@ -166,6 +188,7 @@ impl Connection {
             if let Pending::Later(future) = response
                 && let Poll::Ready(frame) = future.poll_unpin(context)
             {
+                self.ready_bytes += frame.len();
                 *response = Pending::Ready(frame);
             }
         }
@@ -180,11 +203,15 @@ impl Connection {
                 }
                 Pending::Later(_) => break,
                 Pending::InTurn(future) => match future.poll_unpin(context) {
-                    Poll::Ready(frame) => front.response = Pending::Ready(frame),
+                    Poll::Ready(frame) => {
+                        self.ready_bytes += frame.len();
+                        front.response = Pending::Ready(frame);
+                    }
                     Poll::Pending => break,
                 },
             }
             let Some(InFlight { key, since, response }) = self.pending.pop_front() else { break };
+            self.ready_bytes -= response.encoded_bytes();
             if let Pending::Ready(frame) | Pending::Durable(_, frame) = response {
                 if frame.is_empty() {
                     return Err(Closed::Refused("the response could not be encoded".into()));

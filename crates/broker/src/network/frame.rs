@@ -38,6 +38,12 @@ impl Frame {
         self.encoded.is_empty()
     }
 
+    /// Bytes of the whole frame, length prefix included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.encoded.len()
+    }
+
     /// The pieces, length prefix first, and the lease on their memory.
     #[must_use]
     pub fn into_parts(self) -> (Vec<Bytes>, Option<ByteLease>) {
