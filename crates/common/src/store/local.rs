@@ -3,8 +3,9 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,11 +17,12 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use rustix::fs::OFlags;
 
-/// Bytes between two syncs of a file that is being written.
-const SYNC_BYTES: usize = 1024 * 1024;
-/// Pieces handed to one vectored write.
-const PIECES_PER_WRITE: usize = 64;
+/// Bytes of one write to a file.
+const STEP_BYTES: usize = 1024 * 1024;
+/// Alignment of memory, length and position of writes past the page cache.
+const ALIGNMENT: usize = 4096;
 /// Folder of files that are being written, below the root. Its name cannot be an object's.
 const STAGING: &str = ".staging#";
 
@@ -65,54 +67,65 @@ fn remove_abandoned(staging: &FilePath) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes `payload` in small steps, each on disk before the next.
+/// Writes `payload` in steps of [`STEP_BYTES`], past the page cache where the file system can: objects are read back
+/// rarely and late, and filling the cache costs more CPU than the write itself.
 fn write_paced(path: &FilePath, payload: &PutPayload) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    let mut pieces: Vec<Bytes> = payload.iter().filter(|piece| !piece.is_empty()).cloned().collect();
-    let mut first = 0;
-    let mut since_sync = 0;
-    while first < pieces.len() {
-        let slices: Vec<IoSlice<'_>> = gather(&pieces[first..], SYNC_BYTES - since_sync);
-        let written = file.write_vectored(&slices)?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+    match open_staged(path, OFlags::DIRECT) {
+        Ok(file) => match write_direct(&file, payload) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => fs::remove_file(path)?,
+            written => return written,
+        },
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            // Some file systems create the file before they refuse the flag.
+            let _ = fs::remove_file(path);
         }
-        since_sync += written;
-        first += advance(&mut pieces[first..], written);
-        if since_sync >= SYNC_BYTES {
+        Err(error) => return Err(error),
+    }
+    write_buffered(&open_staged(path, OFlags::empty())?, payload)
+}
+
+fn open_staged(path: &FilePath, flags: OFlags) -> io::Result<File> {
+    let flags = i32::try_from(flags.bits()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    OpenOptions::new().write(true).create_new(true).custom_flags(flags).open(path)
+}
+
+fn write_direct(file: &File, payload: &PutPayload) -> io::Result<()> {
+    let mut memory = vec![0_u8; STEP_BYTES + ALIGNMENT];
+    let start = memory.as_ptr().align_offset(ALIGNMENT);
+    let step = memory.get_mut(start..start + STEP_BYTES).ok_or(io::ErrorKind::InvalidInput)?;
+    let (mut filled, mut position) = (0, 0_u64);
+    for piece in payload.iter() {
+        let mut rest = &piece[..];
+        while !rest.is_empty() {
+            let taken = rest.len().min(STEP_BYTES - filled);
+            step[filled..filled + taken].copy_from_slice(&rest[..taken]);
+            rest = &rest[taken..];
+            filled += taken;
+            if filled == STEP_BYTES {
+                file.write_all_at(step, position)?;
+                position += STEP_BYTES as u64;
+                filled = 0;
+            }
+        }
+    }
+    let padded = filled.next_multiple_of(ALIGNMENT);
+    step[filled..padded].fill(0);
+    file.write_all_at(&step[..padded], position)?;
+    file.set_len(position + filled as u64)?;
+    file.sync_all()
+}
+
+fn write_buffered(mut file: &File, payload: &PutPayload) -> io::Result<()> {
+    let mut since_sync = 0;
+    for step in payload.iter().flat_map(|piece| piece.chunks(STEP_BYTES)) {
+        file.write_all(step)?;
+        since_sync += step.len();
+        if since_sync >= STEP_BYTES {
             file.sync_data()?;
             since_sync = 0;
         }
     }
     file.sync_all()
-}
-
-/// Slices of up to `limit` bytes from the front of `pieces`.
-fn gather(pieces: &[Bytes], mut limit: usize) -> Vec<IoSlice<'_>> {
-    let mut slices = Vec::new();
-    for piece in pieces.iter().take(PIECES_PER_WRITE) {
-        let len = piece.len().min(limit);
-        slices.push(IoSlice::new(&piece[..len]));
-        limit -= len;
-        if limit == 0 {
-            break;
-        }
-    }
-    slices
-}
-
-/// Takes `written` bytes off the front; returns how many pieces are used up.
-fn advance(pieces: &mut [Bytes], mut written: usize) -> usize {
-    let mut used = 0;
-    for piece in pieces {
-        if piece.len() > written {
-            *piece = piece.slice(written..);
-            break;
-        }
-        written -= piece.len();
-        used += 1;
-    }
-    used
 }
 
 /// Creates `directory` and what is missing above it, each made durable in its parent.
@@ -226,4 +239,33 @@ fn without_staging(listing: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream
     use futures::StreamExt;
     let ours = |listed: &Result<ObjectMeta>| !listed.as_ref().is_ok_and(|meta| is_staging(&meta.location));
     listing.filter(move |listed| std::future::ready(ours(listed))).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn pieces(sizes: &[usize]) -> PutPayload {
+        let piece = |(index, size): (usize, &usize)| Bytes::from(vec![index as u8 + 1; *size]);
+        sizes.iter().enumerate().map(piece).collect()
+    }
+
+    #[test]
+    fn both_ways_of_writing_store_what_was_given() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let lengths: [&[usize]; 5] =
+            [&[], &[1], &[STEP_BYTES], &[STEP_BYTES - 1, 2, 4095], &[3, 2 * STEP_BYTES, ALIGNMENT, 77]];
+        for (number, sizes) in lengths.iter().enumerate() {
+            let payload = pieces(sizes);
+            let expected = payload.iter().flat_map(|piece| piece.to_vec()).collect::<Vec<_>>();
+            let direct = folder.path().join(format!("{number}-direct"));
+            write_paced(&direct, &payload).expect("writes past the cache, or falls back");
+            assert_eq!(fs::read(&direct).expect("reads"), expected, "{sizes:?}");
+            let buffered = folder.path().join(format!("{number}-buffered"));
+            write_buffered(&open_staged(&buffered, OFlags::empty()).expect("opens"), &payload).expect("writes");
+            assert_eq!(fs::read(&buffered).expect("reads"), expected, "{sizes:?}");
+        }
+    }
 }
