@@ -10,6 +10,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{StartArgs, logging, tell};
 
+/// Threads for file I/O.
+const BLOCKING_THREADS_MAX: usize = 16;
+
 /// Name of the file in the state directory that says "ready" and holds the admin address.
 pub const READY_FILE: &str = "admin";
 
@@ -18,7 +21,13 @@ pub fn run(arguments: StartArgs) -> Result<()> {
     logging::install();
     let (config, notices) = BrokerConfig::load(properties(&arguments)?, arguments.insecure)?;
     notices.log();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    // Blocking work is file I/O of the local store: more threads than this only queue in the device, and each has a
+    // stack of its own, which counts towards the memory bound.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     let outcome = runtime.block_on(serve(config, arguments.state_dir.as_deref()));
     // What still runs belongs to nobody: the broker has stopped, or cannot be trusted to.
     runtime.shutdown_background();

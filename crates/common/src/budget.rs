@@ -1,7 +1,7 @@
 //! Byte budgets: the bound behind every queue, cache and in-flight set that is measured in bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -15,6 +15,7 @@ pub struct ByteBudget {
 struct Inner {
     limit: u64,
     used: AtomicU64,
+    waiting: AtomicUsize,
     released: Notify,
 }
 
@@ -29,7 +30,7 @@ impl ByteBudget {
     /// A budget of `limit` bytes, none of them used.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { inner: Arc::new(Inner { limit, used: AtomicU64::new(0), released: Notify::new() }) }
+        Self { inner: Arc::new(Inner { limit, used: AtomicU64::new(0), waiting: AtomicUsize::new(0), released: Notify::new() }) }
     }
 
     /// Takes `bytes` if they are left. A request larger than the whole budget is granted only when nothing
@@ -46,6 +47,7 @@ impl ByteBudget {
 
     /// Waits until `bytes` can be taken, as [`Self::try_take`] grants them.
     pub async fn take(&self, bytes: u64) -> ByteLease {
+        let _waiting = Waiting::begin(&self.inner);
         loop {
             let released = self.inner.released.notified();
             tokio::pin!(released);
@@ -55,6 +57,12 @@ impl ByteBudget {
             }
             released.await;
         }
+    }
+
+    /// Whether somebody waits for bytes that others hold.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.inner.waiting.load(Ordering::Acquire) > 0
     }
 
     /// Bytes out at this moment.
@@ -70,7 +78,33 @@ impl ByteBudget {
     }
 }
 
+/// Counts one waiter for as long as it lives.
+struct Waiting<'a>(&'a Inner);
+
+impl<'a> Waiting<'a> {
+    fn begin(inner: &'a Inner) -> Self {
+        inner.waiting.fetch_add(1, Ordering::AcqRel);
+        Self(inner)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl ByteLease {
+    /// Gives back what exceeds `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let excess = self.bytes.saturating_sub(bytes);
+        if excess > 0 {
+            self.bytes -= excess;
+            self.inner.used.fetch_sub(excess, Ordering::AcqRel);
+            self.inner.released.notify_waiters();
+        }
+    }
+
     /// Bytes this lease holds.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -108,6 +142,18 @@ mod tests {
         assert!(budget.try_take(1).is_some());
     }
 
+    #[test]
+    fn a_lease_shrinks_but_never_grows() {
+        let budget = ByteBudget::new(10);
+        let mut lease = budget.try_take(8).expect("fits");
+        lease.shrink_to(9);
+        assert_eq!(budget.used(), 8);
+        lease.shrink_to(3);
+        assert_eq!((lease.bytes(), budget.used()), (3, 3));
+        drop(lease);
+        assert_eq!(budget.used(), 0);
+    }
+
     #[tokio::test]
     async fn a_waiter_is_woken_by_a_release() {
         let budget = ByteBudget::new(10);
@@ -117,7 +163,9 @@ mod tests {
             async move { budget.take(4).await.bytes() }
         });
         tokio::task::yield_now().await;
+        assert!(budget.is_contended());
         drop(held);
         assert_eq!(waiter.await.expect("waiter"), 4);
+        assert!(!budget.is_contended());
     }
 }

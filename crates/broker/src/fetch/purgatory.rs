@@ -15,11 +15,21 @@ use super::session::{FetchKey, FetchWish, Told};
 use crate::Broker;
 use crate::partition::{DataWait, Isolation, LookupError, Partition, ReadError};
 
-/// Record slices up to this size are copied: a small slice must not pin a large block of cache memory
-/// behind a slow reader.
-const COPY_BELOW: usize = 4096;
+/// Most bytes that one request loads from the log or the store.
+const LOAD_BYTES_MAX: usize = 8 << 20;
+/// Part of the budget that one request gets while others wait.
+const SHARES: u64 = 64;
 /// How long a fetch whose client does not wait at all waits for its share of the response budget.
 const BUDGET_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// Where a reading may take records from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Memory that the caches hold already.
+    Memory,
+    /// The log and the object store as well.
+    Any,
+}
 
 /// What a request asks as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +66,7 @@ pub async fn fetch(
     listener: &str,
 ) -> (FetchAnswer, Option<ByteLease>) {
     let found: Vec<Found> = wishes.iter().map(|(key, _)| find(broker, key, parameters.by_topic_id)).collect();
-    let mut pass = read(wishes, &found, parameters, parameters.max_bytes).await;
+    let mut pass = read(wishes, &found, parameters, parameters.max_bytes, Source::Memory).await;
     if !parameters.max_wait.is_zero() && !wishes.is_empty() && !pass.is_enough(parameters.min_bytes) {
         pass = park(broker, wishes, &found, parameters, pass).await;
     }
@@ -90,7 +100,7 @@ async fn park(
         if is_over && pass.bytes == 0 {
             return pass;
         }
-        pass = read(wishes, found, parameters, parameters.max_bytes).await;
+        pass = read(wishes, found, parameters, parameters.max_bytes, Source::Memory).await;
         if is_over {
             return pass;
         }
@@ -109,12 +119,14 @@ struct Pass {
     /// the least a client waits for.
     available: usize,
     errors: bool,
+    /// Whether something is left out because it needs I/O.
+    unloaded: bool,
     lease: Option<ByteLease>,
 }
 
 impl Pass {
     fn is_enough(&self, min_bytes: usize) -> bool {
-        self.errors || self.available >= min_bytes
+        self.errors || self.unloaded || self.available >= min_bytes
     }
 
     /// Lets go of the records; what was counted stays.
@@ -130,8 +142,12 @@ impl Pass {
     }
 }
 
-/// Leases the memory of what was read; where the budget is short, lets go, waits for a share, and reads that much.
-/// Where not even that can be had, the answer comes without records, and the client asks again.
+/// Leases the memory of what was read, and loads what is not in memory. Where the budget is short, lets go, waits for
+/// a share, and reads that much. Where not even that can be had, the answer comes without records, and the client
+/// asks again.
+///
+/// Rule **lease-before-load**: what the caches hold is bounded by them; memory beyond that is leased before it is
+/// filled. Shares are small, so that many slow readers cannot keep others from going on.
 async fn within_budget(
     broker: &Broker,
     wishes: &[(FetchKey, FetchWish)],
@@ -139,24 +155,31 @@ async fn within_budget(
     parameters: &FetchParameters,
     mut pass: Pass,
 ) -> Pass {
-    if pass.bytes == 0 {
-        return pass;
-    }
-    pass.lease = broker.response_budget.try_take(pass.bytes as u64);
-    if pass.lease.is_some() {
-        return pass;
-    }
-    let share = pass.bytes.min(usize::try_from(broker.response_budget.limit() / 16).unwrap_or(usize::MAX));
-    pass.release();
-    let longest = parameters.max_wait.max(BUDGET_WAIT_MIN);
-    match tokio::time::timeout(longest, broker.response_budget.take(share as u64)).await {
-        Ok(lease) => {
-            let mut pass = read(wishes, found, parameters, share).await;
-            pass.lease = Some(lease);
-            pass
+    let budget = &broker.response_budget;
+    if !pass.unloaded {
+        if pass.bytes == 0 {
+            return pass;
         }
-        Err(_) => pass,
+        pass.lease = budget.try_take(pass.bytes as u64);
+        if pass.lease.is_some() {
+            return pass;
+        }
     }
+    pass.release();
+    let wanted = if pass.unloaded { parameters.max_bytes.min(LOAD_BYTES_MAX) } else { pass.bytes } as u64;
+    let lease = match budget.try_take(wanted) {
+        Some(lease) => Some(lease),
+        None => {
+            let share = wanted.min(budget.limit() / SHARES);
+            tokio::time::timeout(parameters.max_wait.max(BUDGET_WAIT_MIN), budget.take(share)).await.ok()
+        }
+    };
+    let Some(mut lease) = lease else { return pass };
+    let share = usize::try_from(lease.bytes()).unwrap_or(usize::MAX);
+    let mut pass = read(wishes, found, parameters, share, Source::Any).await;
+    lease.shrink_to(pass.bytes as u64);
+    pass.lease = Some(lease);
+    pass
 }
 
 async fn read(
@@ -164,39 +187,63 @@ async fn read(
     found: &[Found],
     parameters: &FetchParameters,
     max_bytes: usize,
+    source: Source,
 ) -> Pass {
-    let mut pass = Pass { partitions: Vec::with_capacity(wishes.len()), bytes: 0, available: 0, errors: false, lease: None };
+    let partitions = Vec::with_capacity(wishes.len());
+    let mut pass = Pass { partitions, bytes: 0, available: 0, errors: false, unloaded: false, lease: None };
     for ((key, wish), found) in wishes.iter().zip(found) {
-        let (answer, available) = match found {
+        let answered = match found {
             Ok(partition) => {
                 let wanted = usize::try_from(wish.max_bytes).unwrap_or(0);
                 let limit = wanted.min(max_bytes.saturating_sub(pass.bytes));
-                read_partition(partition, *wish, limit, pass.bytes == 0, parameters.isolation).await
+                read_partition(partition, *wish, limit, pass.bytes == 0, parameters.isolation, source).await
             }
-            Err(error) => (error.clone(), 0),
+            Err(error) => Answered::from(error.clone()),
         };
-        pass.bytes += answer.bytes();
-        pass.available += available;
-        pass.errors |= answer.error_code != 0;
-        pass.partitions.push((key.clone(), answer));
+        pass.bytes += answered.answer.bytes();
+        pass.available += answered.available;
+        pass.errors |= answered.answer.error_code != 0;
+        pass.unloaded |= answered.unloaded;
+        pass.partitions.push((key.clone(), answered.answer));
     }
     pass
 }
 
-/// The answer, and how many bytes it counts for.
+/// One partition's part in a reading.
+struct Answered {
+    answer: PartitionAnswer,
+    /// How many bytes it counts for.
+    available: usize,
+    /// Whether its records are left out because they need I/O.
+    unloaded: bool,
+}
+
+impl From<PartitionAnswer> for Answered {
+    fn from(answer: PartitionAnswer) -> Self {
+        Self { answer, available: 0, unloaded: false }
+    }
+}
+
 async fn read_partition(
     partition: &Partition,
     wish: FetchWish,
     limit: usize,
     at_least_one: bool,
     isolation: Isolation,
-) -> (PartitionAnswer, usize) {
+    source: Source,
+) -> Answered {
     if let Err(code) = partition.check_leader_epoch(wish.leader_epoch) {
-        return (PartitionAnswer::error(code.code()), 0);
+        return PartitionAnswer::error(code.code()).into();
     }
     let from = Offset(wish.offset);
+    let mut unloaded = false;
     let read = match partition.read_cached(from, limit, isolation, at_least_one) {
         Ok(Some(read)) => Ok(read),
+        Ok(None) if source == Source::Memory => {
+            unloaded = true;
+            // Without a byte to return nothing needs I/O.
+            partition.read_cached(from, 0, isolation, false).map(Option::unwrap_or_default)
+        }
         Ok(None) => partition.read(from, limit, isolation, at_least_one, ReadClass::CatchUp).await,
         Err(error) => Err(error),
     };
@@ -210,21 +257,27 @@ async fn read_partition(
                 log_start_offset: read.log_start.0,
                 aborted: (isolation == Isolation::ReadCommitted).then(Vec::new),
                 current_leader: None,
-                records: read.slices.into_iter().map(|slice| unpinned(slice.bytes)).collect(),
+                records: read.slices.into_iter().map(|slice| unpinned(slice.bytes, source)).collect(),
             };
-            (answer, available)
+            Answered { answer, available, unloaded }
         }
         Err(error) => {
             if let ReadError::Storage(cause) = &error {
                 tracing::warn!(?partition, offset = wish.offset, %cause, "a fetch could not be served");
             }
-            (PartitionAnswer::error(error.code().code()), 0)
+            PartitionAnswer::error(error.code().code()).into()
         }
     }
 }
 
-fn unpinned(bytes: Bytes) -> Bytes {
-    if bytes.len() < COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes }
+/// A small slice must not pin a large block behind a slow reader: it is copied. What was loaded for this request alone
+/// is copied up to a larger size, because nothing else bounds the blocks behind it.
+fn unpinned(bytes: Bytes, source: Source) -> Bytes {
+    let copied_below = match source {
+        Source::Memory => 4 << 10,
+        Source::Any => 64 << 10,
+    };
+    if bytes.len() < copied_below { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
 
 /// Finds the partition a wish names; the error says what the client should do otherwise.

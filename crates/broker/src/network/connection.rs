@@ -22,9 +22,9 @@ use super::{ConnectionInfo, Frame, IN_FLIGHT_MAX};
 use crate::Broker;
 use crate::api::Served;
 
-/// A client that takes none of the bytes waiting for it for this long is cut off, because those bytes are held
-/// in memory that other clients wait for.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+/// A client that takes none of the bytes waiting for it for this long is cut off if other clients wait for the memory
+/// that they hold; it may connect and ask again. While nobody waits it may take its time.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(5);
 
 /// A frame that has begun must be complete within this time.
 const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
@@ -255,7 +255,8 @@ impl Connection {
             }
             self.activity.idle += CHECK_INTERVAL;
             let idle = self.activity.idle;
-            if !self.outbox.is_empty() && idle >= WRITE_STALL_MAX {
+            let stalled = !self.outbox.is_empty() && idle >= WRITE_STALL_MAX;
+            if stalled && self.broker.response_budget.is_contended() {
                 return Err(Closed::Stalled);
             }
             let mid_frame = self.reader.is_mid_frame() && idle >= FRAME_TIME_MAX;
