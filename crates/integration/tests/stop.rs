@@ -128,14 +128,14 @@ fn full_disk_heals() {
     // In a mount namespace, so that nothing stays mounted; as root of a user namespace where we are not root.
     let root = rustix::process::geteuid().is_root();
     let wrapper = format!(
-        "exec unshare {} sh -c 'mount -t tmpfs -o size=320m none {} && exec \"$@\"' sh",
+        "exec unshare {} sh -c 'mount -t tmpfs -o size=1536m none {} && exec \"$@\"' sh",
         if root { "-m" } else { "-rm" },
         disk.display()
     );
     let properties = ["ottla.wal.capacity.bytes=134217728", "ottla.wal.upload.bytes=8388608"].map(str::to_owned);
     let start = Start { properties: properties.into(), wrapper: Some(wrapper), ..Start::default() };
     let broker = Broker::start(dir.path(), &start).expect("the broker starts");
-    let load = ["-size", "20000", "-rate", "200"];
+    let load = ["-size", "20000", "-rate", "50"];
     let mut driver =
         Driver::start(&broker.bootstrap, dir.path(), &load, Duration::from_secs(120)).expect("the driver gets going");
     let_run(&mut driver, 200);
