@@ -123,8 +123,7 @@ async fn compose(
     bound: &[BoundListener],
     supervisor: &Supervisor,
 ) -> Result<(Arc<Broker>, Arc<Node>), StartError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
     let meta = meta_properties::load_or_create(&config.data_dir, config.node_id, &*random)?;
     let opening = wal_config(&config, &meta.cluster_id)?;
     let opened = tokio::task::spawn_blocking(move || wal::open(&opening));
