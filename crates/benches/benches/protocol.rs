@@ -4,14 +4,16 @@
 
 use std::hint::black_box;
 
+use broker::fetch::response::{FetchAnswer, PartitionAnswer};
+use broker::fetch::session::FetchKey;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use protocol::batch::{BatchBuilder, BatchView, Codec, Rules, validate};
-use protocol::kafka::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use protocol::kafka::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use protocol::kafka::messages::{ApiKey, FetchResponse, ProduceRequest, RequestHeader, TopicName};
+use protocol::kafka::messages::{ApiKey, ProduceRequest, RequestHeader, TopicName};
 use protocol::kafka::protocol::{Decodable, Encodable, StrBytes};
-use protocol::{guard, rope};
+use protocol::guard;
+use uuid::Uuid;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 const PRODUCE_VERSION: i16 = 11;
@@ -78,18 +80,20 @@ fn batches(c: &mut Criterion) {
     group.finish();
 }
 
+/// Slices of the log cache, four to a partition, as one response.
+fn fetch_answer() -> FetchAnswer {
+    let slice = Bytes::from(vec![7; 256 << 10]);
+    let partition = |partition| {
+        let answer = PartitionAnswer { high_watermark: 10, records: vec![slice.clone(); 4], ..PartitionAnswer::default() };
+        (FetchKey { topic_id: Uuid::from_u128(7), topic: StrBytes::default(), partition }, answer)
+    };
+    FetchAnswer { partitions: (0..64).map(partition).collect(), ..FetchAnswer::default() }
+}
+
 fn fetch(c: &mut Criterion) {
-    let records = Bytes::from(vec![7; 1 << 20]);
-    let partition = |index| PartitionData::default().with_partition_index(index).with_records(Some(records.clone()));
-    let topic = FetchableTopicResponse::default().with_partitions((0..64).map(partition).collect());
-    let mut response = FetchResponse::default().with_responses(vec![topic]);
-    let mut group = c.benchmark_group("fetch response of 64 MiB");
-    group.throughput(Throughput::Bytes(64 << 20));
-    group.bench_function("linked", |b| b.iter(|| rope::encode_fetch(FETCH_VERSION, 1, &mut response).expect("encodes").len()));
-    group.sample_size(20);
-    group.bench_function("copied", |b| {
-        b.iter(|| rope::encode(ApiKey::Fetch, FETCH_VERSION, 1, &response).expect("encodes").len());
-    });
+    let answer = fetch_answer();
+    let mut group = c.benchmark_group("fetch response, 64 partitions of 4 slices");
+    group.bench_function("encode", |b| b.iter(|| black_box(&answer).encode(FETCH_VERSION, 1).expect("encodes").len()));
     group.finish();
 }
 
