@@ -56,8 +56,10 @@ impl Readers {
             reader.ahead = next;
             reader.ahead_bytes = 0;
         }
+        // More than a window may be ahead: a read-ahead loads whole blocks, however large one batch makes them.
         let wanted = !reader.loading && reader.ahead_bytes < reader.window / 2;
-        let readahead = Readahead { reader: reader.id, from: reader.ahead, bytes: reader.window - reader.ahead_bytes };
+        let bytes = reader.window.saturating_sub(reader.ahead_bytes);
+        let readahead = Readahead { reader: reader.id, from: reader.ahead, bytes };
         reader.loading |= wanted;
         self.readers.push(reader);
         wanted.then_some(readahead)
@@ -91,6 +93,15 @@ mod tests {
         assert_eq!((second.from, second.bytes), (Offset(40), 4 * MIB));
         readers.on_loaded(second.reader, Offset(100), 5 * MIB);
         assert_eq!(readers.on_read(Offset(40), Offset(41), 1), None, "enough is ahead");
+    }
+
+    #[test]
+    fn more_ahead_than_a_window_is_enough_and_no_overflow() {
+        let mut readers = Readers::default();
+        readers.on_read(Offset(0), Offset(10), 1);
+        let first = readers.on_read(Offset(10), Offset(20), 1).expect("sequential by now");
+        readers.on_loaded(first.reader, Offset(100), 64 * MIB);
+        assert_eq!(readers.on_read(Offset(20), Offset(30), 1), None);
     }
 
     #[test]
