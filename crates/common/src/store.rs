@@ -6,6 +6,7 @@
 
 mod claim;
 mod count;
+mod direct_read;
 mod fault;
 mod layer;
 mod limit;

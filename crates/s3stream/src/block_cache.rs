@@ -34,6 +34,9 @@ pub(crate) enum Cached {
 const ENTRY_OVERHEAD_BYTES: u64 = 256;
 /// Shards are few, so that one large block still fits a shard's share of the bound.
 const SHARDS: usize = 4;
+/// Part of the cache for what was asked for more than once. The rest takes what is new: blocks that were read ahead must
+/// outlive the wait for their reader, also when the cache is full of what nobody needs any more.
+const HOT_PART: f64 = 0.3;
 /// Typical weight of an entry, to size the cache's own table.
 const TYPICAL_ENTRY_BYTES: u64 = 256 * 1024;
 
@@ -74,6 +77,7 @@ impl BlockCache {
         let options = OptionsBuilder::new()
             .shards(SHARDS)
             .weight_capacity(bytes)
+            .hot_allocation(HOT_PART)
             .estimated_items_capacity(usize::try_from(bytes / TYPICAL_ENTRY_BYTES).unwrap_or(0).max(64))
             .build()
             .expect("both capacities are given");

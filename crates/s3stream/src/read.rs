@@ -211,11 +211,14 @@ async fn fetch_range(
     let index = reader::index(core, &range.object, class).await?;
     let until = until.min(range.end);
     let entries = overlapping(&index, stream, range, from);
-    let mut budget = max_bytes.saturating_sub(fetched.bytes) as u64;
+    // No block is begun for less than half of what is asked for: a sequential reader then ends at the end of a block,
+    // and each block is loaded, and handed out, once.
+    let enough = max_bytes as u64 / 2;
+    let mut bytes = fetched.bytes as u64;
     let within = |entry: &&BlockEntry| {
-        let any = budget > 0;
-        budget = budget.saturating_sub(entry.payload_bytes());
-        any && entry.base < until
+        let more = bytes <= enough;
+        bytes += entry.payload_bytes();
+        more && entry.base < until
     };
     let wanted = entries.iter().take_while(within).count().max(usize::from(!entries.is_empty()));
     let blocks = reader::blocks(core, &range.object, &entries[..wanted], class).await?;

@@ -7,7 +7,7 @@ const READERS_MAX: usize = 8;
 /// What is read ahead once a reader proved to be sequential; doubles with each further read.
 const WINDOW_MIN_BYTES: u64 = 1024 * 1024;
 /// Where it stops growing.
-const WINDOW_MAX_BYTES: u64 = 8 * 1024 * 1024;
+const WINDOW_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// See the module.
 #[derive(Debug, Default)]

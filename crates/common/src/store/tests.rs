@@ -32,6 +32,8 @@ async fn conforms(store: &dyn ObjectStore) {
     assert_eq!(store.get_opts(&key, options).await.expect("gets").bytes().await.expect("reads"), "yz");
     let ranges = store.get_ranges(&key, &[size - 3..size - 2, size - 2..size, 0..2]).await.expect("gets");
     assert_eq!(ranges, [&b"x"[..], b"yz", b"\x01\x01"]);
+    let past_end = store.get_ranges(&key, &[size - 1..size + 1, 0..1]).await;
+    assert!(past_end.is_err() || past_end.is_ok_and(|read| read[0].len() == 1), "no bytes are made up");
     let listed: Vec<_> = store.list(None).map_ok(|meta| meta.location).try_collect().await.expect("lists");
     assert_eq!(listed, [key.clone()]);
     store.put(&key, PutPayload::from_static(b"new")).await.expect("overwrites");

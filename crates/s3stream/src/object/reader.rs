@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::Offset;
 use common::StreamId;
 use common::budget::ByteBudget;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 
 use super::key::object_key;
 use crate::block_cache::{CacheKey, Cached, Guard, Lookup};
@@ -83,11 +83,7 @@ async fn get(
     let key = object_key(&core.settings.prefix, object);
     let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let _lease = core.read_budgets.of(class).take(bytes.max(REQUEST_BYTES_MIN)).await;
-    let got = match ranges {
-        [range] => core.objects.get_range(&key, range.clone()).await.map(|bytes| vec![bytes]),
-        ranges => core.objects.get_ranges(&key, ranges).await,
-    };
-    match got {
+    match core.objects.get_ranges(&key, ranges).await {
         Ok(got) if got.len() == ranges.len() => Ok(got),
         Ok(_) => Err(ObjectReadError::Unavailable(format!("the store answered other ranges of {key}"))),
         Err(object_store::Error::NotFound { .. }) => Err(ObjectReadError::Gone(key.to_string())),
@@ -229,13 +225,22 @@ pub(crate) async fn load_blocks(
 ) -> Result<Vec<Arc<DataBlock>>, ObjectReadError> {
     let ranges: Vec<Range<u64>> = entries.iter().map(|entry| entry.position..entry.end_position()).collect();
     get_verified(core, object, &ranges, class, |parts| {
-        let decode = |(entry, bytes): (&BlockEntry, &Bytes)| {
-            let own = if bytes.is_unique() { bytes.clone() } else { Bytes::copy_from_slice(bytes) };
+        let decode = |(at, entry): (usize, &BlockEntry)| {
+            let bytes = &parts[at];
+            let own = if shares_memory(&ranges, parts, at) { Bytes::copy_from_slice(bytes) } else { bytes.clone() };
             DataBlock::decode(entry, &own).map(Arc::new)
         };
-        entries.iter().zip(parts).map(decode).collect()
+        entries.iter().enumerate().map(decode).collect()
     })
     .await
+}
+
+/// Whether a store that reads neighbouring ranges at once answered the range `at` and one beside it with slices of the
+/// same memory: they then lie as far apart there as in the object.
+fn shares_memory(ranges: &[Range<u64>], parts: &[Bytes], at: usize) -> bool {
+    let memory_start = |at: usize| (parts[at].as_ptr() as u64).wrapping_sub(ranges[at].start);
+    let same = |other: usize| memory_start(at) == memory_start(other);
+    at.checked_sub(1).is_some_and(same) || at + 1 < parts.len() && same(at + 1)
 }
 
 /// Record tables of data blocks, without their payloads unless those are cached.
