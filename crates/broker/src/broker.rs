@@ -1,6 +1,6 @@
 //! What one running broker is made of; handlers reach everything through it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use common::budget::ByteBudget;
 use common::supervisor::Supervisor;
@@ -13,6 +13,7 @@ use wal::WriteAheadLog;
 use crate::config::BrokerConfig;
 use crate::coordinator::GroupCoordinator;
 use crate::fetch::session::FetchSessions;
+use crate::loggers::LogFilter;
 use crate::metrics::Metrics;
 use crate::network::Limits;
 use crate::partition::Partitions;
@@ -47,6 +48,8 @@ pub struct Broker {
     pub connections: Arc<Limits>,
     /// What is counted.
     pub metrics: Metrics,
+    /// The log's filter, where there is one that can change; set by whoever started the broker.
+    pub log_filter: OnceLock<Arc<dyn LogFilter>>,
     /// Background tasks.
     pub supervisor: Supervisor,
 }

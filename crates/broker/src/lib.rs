@@ -7,6 +7,7 @@ pub mod broker;
 pub mod config;
 pub mod coordinator;
 pub mod fetch;
+pub mod loggers;
 mod meta_properties;
 pub mod start;
 pub mod metrics;

@@ -12,7 +12,7 @@
 //! acknowledged to a client before step 6.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use common::budget::ByteBudget;
@@ -176,6 +176,7 @@ async fn compose(
         response_budget: ByteBudget::new(config.response_bytes_in_flight),
         connections: Arc::default(),
         metrics: Metrics::default(),
+        log_filter: OnceLock::new(),
         config,
         node_epoch,
         clock,

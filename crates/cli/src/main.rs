@@ -17,7 +17,7 @@ use clap::{Args, Parser, Subcommand};
     version,
     about = "A Kafka-compatible broker on shared storage",
     arg_required_else_help = true,
-    after_help = "OTTLA_LOG sets what is logged, as in OTTLA_LOG=debug or OTTLA_LOG=info,broker::network=debug."
+    after_help = "OTTLA_LOG sets what is logged, as in OTTLA_LOG=debug or OTTLA_LOG=info,ottla_broker::network=debug."
 )]
 struct Cli {
     #[command(subcommand)]

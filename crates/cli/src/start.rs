@@ -1,10 +1,12 @@
 //! `ottla start`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use broker::admin_http::AdminServer;
 use broker::config::{BrokerConfig, Properties};
+use broker::loggers::LogFilter;
 use broker::{RunningBroker, StopReport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -18,7 +20,7 @@ pub const READY_FILE: &str = "admin";
 
 /// Runs a broker until it is told to stop, or cannot go on.
 pub fn run(arguments: StartArgs) -> Result<()> {
-    logging::install();
+    let log_filter = logging::install();
     let (config, notices) = BrokerConfig::load(properties(&arguments)?, arguments.insecure)?;
     notices.log();
     // Blocking work is file I/O of the local store: more threads than this only queue in the device, and each has a
@@ -28,7 +30,7 @@ pub fn run(arguments: StartArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let outcome = runtime.block_on(serve(config, arguments.state_dir.as_deref()));
+    let outcome = runtime.block_on(serve(config, log_filter, arguments.state_dir.as_deref()));
     // What still runs belongs to nobody: the broker has stopped, or cannot be trusted to.
     runtime.shutdown_background();
     outcome
@@ -58,7 +60,7 @@ fn properties(arguments: &StartArgs) -> Result<Properties> {
     Ok(properties)
 }
 
-async fn serve(config: BrokerConfig, state_dir: Option<&Path>) -> Result<()> {
+async fn serve(config: BrokerConfig, log_filter: Arc<dyn LogFilter>, state_dir: Option<&Path>) -> Result<()> {
     // Before anything else: a signal that comes early must not find nobody listening.
     let mut stops = Stops::new()?;
     let admin = AdminServer::bind(&config).await?;
@@ -66,6 +68,8 @@ async fn serve(config: BrokerConfig, state_dir: Option<&Path>) -> Result<()> {
         running = broker::start(config) => running?,
         () = stops.next() => bail!("stopped before the broker was ready"),
     };
+    // Nobody else sets it.
+    let _ = running.broker().log_filter.set(log_filter);
     let admin_address = admin.as_ref().map(AdminServer::address);
     if let Some(admin) = admin {
         admin.serve(running.broker());

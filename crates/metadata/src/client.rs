@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::command::{Command, Outcome, Refusal};
 use crate::delta::Subscription;
 use crate::image::MetadataImage;
-use crate::raft::Submitter;
+use crate::raft::{QuorumState, Submitter};
 
 /// Commands under way at once, of one node.
 const PENDING_MAX: usize = 4096;
@@ -84,6 +84,12 @@ impl MetadataClient {
     #[must_use]
     pub fn image(&self) -> Arc<MetadataImage> {
         self.inner.images.newest.load_full()
+    }
+
+    /// The quorum as this node sees it now.
+    #[must_use]
+    pub fn quorum(&self) -> QuorumState {
+        self.inner.submitter.quorum()
     }
 
     /// Tells of every newer image by the index it has applied.

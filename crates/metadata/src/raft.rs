@@ -11,7 +11,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-pub use node::{Node, NodeConfig, StartError};
+pub use node::{Node, NodeConfig, QuorumReplica, QuorumState, StartError};
 pub use transport::{NoPeers, RaftTransport, TransportError};
 pub(crate) use types::{EntryBody, Membership};
 

@@ -2,26 +2,16 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
-use kafka_protocol::protocol::StrBytes;
-use metadata::MetadataImage;
-use protocol::ErrorCode;
 
-use super::incremental_alter_configs::apply;
+use super::alter::{Altered, Asked, Wish, alter};
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
-use crate::config::BrokerConfig;
-use crate::config::alter::{AlterPlan, REPEATED, plan_replacement, repeated, resolve};
-use crate::topics::ChangeError;
 
 /// See the module.
 pub struct AlterConfigs;
-
-/// Resources of one request that are being changed at the same time.
-const CHANGES_AT_ONCE: usize = 64;
 
 impl Handle for AlterConfigs {
     type Request = AlterConfigsRequest;
@@ -32,47 +22,27 @@ impl Handle for AlterConfigs {
         _context: RequestContext,
         request: AlterConfigsRequest,
     ) -> Reply<AlterConfigsResponse> {
-        let broker = Arc::clone(broker);
+        let asked = request.resources.into_iter().map(asked).collect();
+        let altered = alter(Arc::clone(broker), asked, request.validate_only);
         Reply::Later(Box::pin(async move {
-            let image = broker.metadata.image();
-            let named = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
-            let repeated = repeated(request.resources.iter().map(named));
-            let judge = |resource: &AlterConfigsResource| {
-                let (kind, name) = named(resource);
-                let judged = match repeated.contains(&(kind, name.clone())) {
-                    false => judge(&image, &broker.config, resource),
-                    true => Err(ChangeError::new(ErrorCode::InvalidRequest, REPEATED)),
-                };
-                (kind, name, judged)
-            };
-            let judged: Vec<_> = request.resources.iter().map(judge).collect();
-            let finish = async |(kind, name, judged): (i8, StrBytes, Result<AlterPlan, ChangeError>)| {
-                let outcome = apply(&broker, judged, request.validate_only).await;
-                response(kind, name, outcome)
-            };
-            let responses = futures::stream::iter(judged).map(finish).buffered(CHANGES_AT_ONCE).collect().await;
-            AlterConfigsResponse::default().with_responses(responses)
+            AlterConfigsResponse::default().with_responses(altered.await.into_iter().map(response).collect())
         }))
     }
 }
 
-fn judge(
-    image: &MetadataImage,
-    config: &BrokerConfig,
-    resource: &AlterConfigsResource,
-) -> Result<AlterPlan, ChangeError> {
-    let found = resolve(image, config, resource.resource_type, &resource.resource_name)?;
-    let entries: Vec<(&str, Option<&str>)> =
-        resource.configs.iter().map(|entry| (&*entry.name, entry.value.as_deref())).collect();
-    plan_replacement(image, config, found, &entries)
+fn asked(resource: AlterConfigsResource) -> Asked {
+    let entries = resource.configs.into_iter().map(|entry| (entry.name, entry.value));
+    Asked {
+        kind: resource.resource_type,
+        name: resource.resource_name,
+        wish: Wish::Replace(entries.collect()),
+    }
 }
 
-fn response(kind: i8, name: StrBytes, outcome: Result<(), ChangeError>) -> AlterConfigsResourceResponse {
-    let response = AlterConfigsResourceResponse::default().with_resource_type(kind).with_resource_name(name);
-    match outcome {
-        Ok(()) => response,
-        Err(error) => response
-            .with_error_code(error.code.code())
-            .with_error_message(Some(StrBytes::from_string(error.message))),
-    }
+fn response(altered: Altered) -> AlterConfigsResourceResponse {
+    AlterConfigsResourceResponse::default()
+        .with_resource_type(altered.kind)
+        .with_resource_name(altered.name)
+        .with_error_code(altered.code)
+        .with_error_message(altered.message)
 }

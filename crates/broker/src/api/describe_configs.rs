@@ -15,8 +15,9 @@ use protocol::ErrorCode;
 
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
-use crate::config::alter::{REPEATED, TOPIC_RESOURCE, repeated, resolve};
+use crate::config::alter::{BROKER_LOGGER_RESOURCE, BROKER_RESOURCE, REPEATED, TOPIC_RESOURCE, repeated, resolve};
 use crate::config::{BrokerConfig, Described, describe};
+use crate::loggers;
 use crate::topics::{ChangeError, check_name};
 
 /// See the module.
@@ -36,7 +37,7 @@ impl Handle for DescribeConfigs {
         // Kafka answers them each time, and so lets a small request ask for a huge answer.
         let repeated = repeated(request.resources.iter().map(named));
         let results = request.resources.iter().map(|resource| match repeated.contains(&named(resource)) {
-            false => result(&image, &broker.config, &request, resource),
+            false => result(broker, &image, &request, resource),
             true => refuse(resource, ChangeError::new(ErrorCode::InvalidRequest, REPEATED)),
         });
         Reply::Now(DescribeConfigsResponse::default().with_results(results.collect()))
@@ -44,15 +45,24 @@ impl Handle for DescribeConfigs {
 }
 
 fn result(
+    broker: &Broker,
     image: &MetadataImage,
-    config: &BrokerConfig,
     request: &DescribeConfigsRequest,
     resource: &DescribeConfigsResource,
 ) -> DescribeConfigsResult {
+    let keys: HashSet<&str> = resource.configuration_keys.iter().flatten().map(|key| &**key).collect();
+    let wanted = |name: &str| keys.is_empty() || keys.contains(name);
+    if resource.resource_type == BROKER_LOGGER_RESOURCE {
+        return match loggers::describe(broker, &resource.resource_name) {
+            Ok(levels) => empty(resource).with_configs(
+                levels.into_iter().filter(|(name, _)| wanted(name)).map(|(name, level)| logger(name, level)).collect(),
+            ),
+            Err(error) => refuse(resource, error),
+        };
+    }
+    let config = &broker.config;
     match find(image, config, resource) {
         Ok(found) => {
-            let keys: HashSet<&str> = resource.configuration_keys.iter().flatten().map(|key| &**key).collect();
-            let wanted = |name: &str| keys.is_empty() || keys.contains(name);
             let described = describe(image, config, &found, &wanted);
             empty(resource).with_configs(described.into_iter().map(|one| encode(one, request)).collect())
         }
@@ -72,12 +82,25 @@ fn refuse(resource: &DescribeConfigsResource, error: ChangeError) -> DescribeCon
         .with_error_message(Some(StrBytes::from_string(error.message)))
 }
 
-/// As [`resolve`], but with Kafka's other answer to a topic without a name.
+/// Kafka's number for the level of a logger.
+const LOGGER_SOURCE: i8 = 6;
+
+fn logger(name: String, level: &'static str) -> DescribeConfigsResourceResult {
+    DescribeConfigsResourceResult::default()
+        .with_name(StrBytes::from_string(name))
+        .with_value(Some(StrBytes::from_static_str(level)))
+        .with_config_source(LOGGER_SOURCE)
+}
+
+/// As [`resolve`], but with Kafka's other answers to a topic without a name and to what has no configuration.
 fn find(
     image: &MetadataImage,
     config: &BrokerConfig,
     resource: &DescribeConfigsResource,
 ) -> Result<ConfigResource, ChangeError> {
+    if !matches!(resource.resource_type, TOPIC_RESOURCE | BROKER_RESOURCE) {
+        return Err(ChangeError::plain(ErrorCode::InvalidRequest));
+    }
     if resource.resource_type == TOPIC_RESOURCE {
         check_name(&resource.resource_name)
             .map_err(|message| ChangeError::new(ErrorCode::InvalidTopicException, message))?;

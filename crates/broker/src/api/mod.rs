@@ -1,7 +1,9 @@
 //! One file per API key. Each names its version range and its handler in one [`Handle`] implementation;
 //! [`REGISTRY`] lists them, and ApiVersions answers from the same list, so it cannot lie.
 
+mod alter;
 mod alter_configs;
+mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 mod create_partitions;
 mod create_topics;
@@ -12,6 +14,7 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
+mod describe_quorum;
 mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
@@ -20,6 +23,7 @@ mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod metadata;
@@ -78,7 +82,8 @@ pub enum Reply<T> {
     Now(T),
     /// When the WAL is durable up to the LSN; if the log fails before, never.
     Durable(Lsn, T),
-    /// When the future completes; it starts to run at once, beside later requests of the connection.
+    /// When the future completes; it starts to run at once. Later requests of the connection are taken in when it is
+    /// done, as in Kafka: who sends DeleteRecords and ListOffsets in one go counts on that.
     Later(BoxFuture<'static, T>),
     /// When the future completes, which starts to run when all earlier requests of the connection are answered:
     /// for responses whose memory is leased. The handler has encoded the frame itself.
@@ -148,12 +153,15 @@ pub static REGISTRY: &[Api] = &[
     api::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
     api::<describe_configs::DescribeConfigs>(),
     api::<alter_configs::AlterConfigs>(),
+    api::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
     api::<describe_log_dirs::DescribeLogDirs>(),
     api::<create_partitions::CreatePartitions>(),
     api::<delete_groups::DeleteGroups>(),
     api::<incremental_alter_configs::IncrementalAlterConfigs>(),
     api::<offset_delete::OffsetDelete>(),
+    api::<describe_quorum::DescribeQuorum>(),
     api::<describe_cluster::DescribeCluster>(),
+    api::<list_config_resources::ListConfigResources>(),
     api::<describe_topic_partitions::DescribeTopicPartitions>(),
 ];
 
@@ -170,8 +178,7 @@ where
 {
     let (version, correlation_id) = (context.version, context.correlation_id);
     let request = match H::Request::decode(&mut body, version) {
-        Ok(request) if body.is_empty() => request,
-        Ok(_) => return Served::Close(format!("{} bytes follow the request", body.len())),
+        Ok(request) => request,
         Err(error) => return Served::Close(format!("request cannot be decoded: {error}")),
     };
     let encode = move |response: <H::Request as Request>::Response| {

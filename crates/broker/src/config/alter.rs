@@ -9,6 +9,7 @@ use imbl::OrdMap;
 use metadata::{ConfigResource, MetadataImage};
 use protocol::ErrorCode;
 
+use super::honoured::is_dynamic;
 use super::layers::check_as_topic_default;
 use super::registry::{Kind, Update, broker_key, parse_list, topic_key};
 use super::{BrokerConfig, Layers, check_topic_configs};
@@ -18,6 +19,12 @@ use crate::topics::{ChangeError, check_name};
 pub const TOPIC_RESOURCE: i8 = 2;
 /// Number of a broker in requests that name resources; all of them where the name is empty.
 pub const BROKER_RESOURCE: i8 = 4;
+/// Number of a broker's loggers, which are not part of the metadata.
+pub const BROKER_LOGGER_RESOURCE: i8 = 8;
+/// Number of a subscription to client metrics, of which there are none yet.
+pub const CLIENT_METRICS_RESOURCE: i8 = 16;
+/// Number of a group. Groups have no configuration before the consumer group protocol of KIP-848.
+pub const GROUP_RESOURCE: i8 = 32;
 
 /// What is done to one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +121,7 @@ pub fn resolve(
                 }
             }
         }
-        other => Err(invalid_request(format!("Unsupported resource type: {other}"))),
+        other => Err(invalid_request(format!("Unknown resource type {other}"))),
     }
 }
 
@@ -242,8 +249,7 @@ fn check_broker_changes(
     is_default: bool,
     changes: &[(Arc<str>, Option<Arc<str>>)],
 ) -> Result<(), ChangeError> {
-    // Keys of one broker alone concern its sockets and security, which take effect by a restart here.
-    let is_fixed = |name: &str| broker_key(name).is_some_and(|key| key.update != Update::ClusterWide);
+    let is_fixed = |name: &str| broker_key(name).is_some_and(|key| !is_dynamic(key));
     let fixed: Vec<&str> = changes.iter().map(|(name, _)| name.as_ref()).filter(|name| is_fixed(name)).collect();
     let is_per_broker = |name: &&str| broker_key(name).is_some_and(|key| key.update == Update::PerBroker);
     if is_default && !fixed.is_empty() && fixed.iter().all(is_per_broker) {

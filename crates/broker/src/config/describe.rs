@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use metadata::{ConfigResource, MetadataImage};
 
-use super::registry::{ConfigKey, TOPIC_KEYS, TopicKey, Update, broker_key};
+use super::honoured::is_dynamic;
+use super::registry::{ConfigKey, TOPIC_KEYS, TopicKey, broker_key};
 use super::{BrokerConfig, Layers, Source, Synonym};
 
 /// One key of a resource.
@@ -89,7 +90,7 @@ fn broker_entry(layers: &Layers<'_>, key: &ConfigKey) -> Described {
         name: key.name.to_owned(),
         value: layers.broker_value(key).filter(|_| !is_sensitive).map(|(value, _)| value.into_owned()),
         source: synonyms.first().map_or(Source::Default, |synonym| synonym.source),
-        is_read_only: matches!(key.update, Update::ReadOnly | Update::Internal),
+        is_read_only: !is_dynamic(key),
         is_sensitive,
         type_code: key.type_code(),
         synonyms,

@@ -54,6 +54,17 @@ pub(super) static HONOURED: &[&str] = &[
     "socket.request.max.bytes",
 ];
 
+/// Keys that Kafka changes while it runs and Ottla does not: they would need Java plugins, or what is not built yet.
+const FIXED: &[&str] =
+    &["config.providers", "max.connection.creation.rate", "max.connections.per.ip.overrides", "metric.reporters"];
+
+/// Whether a key may change while the broker runs. Keys of one broker alone concern its sockets and security, which
+/// take effect by a restart here. Keys without any effect (thread counts and the like) change without any, as they do
+/// in a properties file.
+pub(super) fn is_dynamic(key: &ConfigKey) -> bool {
+    key.update == Update::ClusterWide && !FIXED.contains(&key.name)
+}
+
 /// Kafka's keys that are accepted, but whose promise is not kept yet: an operator must hear of it.
 pub(super) static WARNED: &[(&str, &str)] = &[
     ("authorizer.class.name", "access control comes in a later version; every client may do everything"),
@@ -92,7 +103,7 @@ mod tests {
 
     #[test]
     fn every_name_is_one_of_kafkas() {
-        for name in HONOURED.iter().chain(WARNED.iter().map(|(name, _)| name)) {
+        for name in HONOURED.iter().chain(FIXED).chain(WARNED.iter().map(|(name, _)| name)) {
             assert!(broker_key(name).is_some(), "{name}");
         }
         assert!(HONOURED.is_sorted());

@@ -93,6 +93,13 @@ impl<'a> Layers<'a> {
         self.values(key).next()
     }
 
+    /// The number that one of Kafka's broker keys has now. For keys with a default that change while the broker runs.
+    #[must_use]
+    pub fn number(&self, name: &str) -> i64 {
+        let value = broker_key(name).and_then(|key| self.broker_value(key));
+        value.and_then(|(value, _)| value.trim().parse().ok()).unwrap_or(i64::MAX)
+    }
+
     /// The values of one broker key, strongest first.
     fn values(&self, key: &ConfigKey) -> impl Iterator<Item = (Cow<'a, str>, Source)> {
         let name = key.name;

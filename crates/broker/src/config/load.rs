@@ -69,8 +69,6 @@ impl BrokerConfig {
             response_bytes_in_flight: memory.responses,
             socket_request_max_bytes: read.number("socket.request.max.bytes")?,
             connections_max_idle_ms: read.milliseconds("connections.max.idle.ms")?,
-            max_connections: read.number("max.connections")?,
-            max_connections_per_ip: read.number("max.connections.per.ip")?,
             fetch_max_bytes: read.number("fetch.max.bytes")?,
             fetch_session_slots: read.number("max.incremental.fetch.session.cache.slots")?,
             auto_create_topics: read.boolean("auto.create.topics.enable")?,
@@ -86,7 +84,6 @@ impl BrokerConfig {
             group_min_session_timeout_ms: read.number("group.min.session.timeout.ms")?,
             group_max_session_timeout_ms: read.number("group.max.session.timeout.ms")?,
             group_max_size: read.positive("group.max.size")?,
-            producer_id_expiration_ms: read.number("producer.id.expiration.ms")?,
             retention_check_interval_ms: read.number("log.retention.check.interval.ms")?,
             properties: Vec::new(),
         };

@@ -75,10 +75,6 @@ pub struct BrokerConfig {
     pub socket_request_max_bytes: u32,
     /// `connections.max.idle.ms`.
     pub connections_max_idle_ms: u64,
-    /// `max.connections`.
-    pub max_connections: usize,
-    /// `max.connections.per.ip`.
-    pub max_connections_per_ip: usize,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: u32,
     /// `max.incremental.fetch.session.cache.slots`.
@@ -109,8 +105,6 @@ pub struct BrokerConfig {
     pub group_max_session_timeout_ms: i64,
     /// `group.max.size`.
     pub group_max_size: usize,
-    /// `producer.id.expiration.ms`.
-    pub producer_id_expiration_ms: i64,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval_ms: u64,
     /// Every property as given, in order: what DescribeConfigs reports as static broker configuration and

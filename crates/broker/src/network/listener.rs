@@ -17,7 +17,7 @@ use super::ConnectionInfo;
 use super::connection::{Closed, Connection};
 use super::reader::ReadError;
 use crate::Broker;
-use crate::config::Listener;
+use crate::config::{Layers, Listener};
 
 /// A bound listening socket.
 pub struct BoundListener {
@@ -111,8 +111,10 @@ impl BoundListener {
 
     fn admit(&self, broker: &Arc<Broker>, socket: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
         let limits = &broker.connections;
-        let config = &broker.config;
-        let Some(place) = limits.enter(peer.ip(), config.max_connections, config.max_connections_per_ip) else {
+        let image = broker.metadata.image();
+        let layers = Layers::new(&image, &broker.config);
+        let count = |name| usize::try_from(layers.number(name)).unwrap_or(0);
+        let Some(place) = limits.enter(peer.ip(), count("max.connections"), count("max.connections.per.ip")) else {
             tracing::warn!(%peer, "connection refused: max.connections or max.connections.per.ip is reached");
             return;
         };

@@ -19,7 +19,7 @@ use super::opener::Opening;
 use super::producer_ids::ProducerIds;
 use super::topic_configs::TopicConfigs;
 use super::{Environment, Partition, Topic, opener, retention};
-use crate::config::{BrokerConfig, TopicConfig};
+use crate::config::{BrokerConfig, Layers, TopicConfig};
 
 /// How long an answer to CreateTopics waits for the new partitions to be open.
 const OPEN_WAIT: Duration = Duration::from_secs(1);
@@ -122,7 +122,8 @@ impl Partitions {
         let environment = Arc::new(Environment { clock: Arc::clone(&parts.clock), durable: Arc::clone(&parts.durable) });
         let supervisor = parts.supervisor.clone();
         let interval = Duration::from_millis(parts.config.retention_check_interval_ms);
-        let expiration_ms = parts.config.producer_id_expiration_ms;
+        let (config, metadata) = (Arc::clone(&parts.config), parts.metadata.clone());
+        let expiration_ms = move || Layers::new(&metadata.image(), &config).number("producer.id.expiration.ms");
         let objects = Arc::clone(&parts.objects);
         let producer_ids = Arc::new(ProducerIds::new(parts.node, parts.node_epoch, parts.metadata.clone()));
         let inner = Arc::new(Inner {

@@ -67,7 +67,7 @@ pub(crate) async fn run(
     partitions: Partitions,
     objects: Arc<dyn ObjectManager>,
     interval: Duration,
-    producer_expiration_ms: i64,
+    producer_expiration_ms: impl Fn() -> i64 + Send,
     mut stop: StopSignal,
 ) -> Result<(), std::convert::Infallible> {
     let mut retention = tokio::time::interval(interval.max(Duration::from_millis(1)));
@@ -77,6 +77,7 @@ pub(crate) async fn run(
             () = stop.stopped() => return Ok(()),
             _ = retention.tick() => retain_all(&partitions, objects.as_ref(), &stop).await,
             _ = expiry.tick() => {
+                let producer_expiration_ms = producer_expiration_ms();
                 for partition in partitions.open() {
                     partition.expire_producers(producer_expiration_ms);
                 }

@@ -345,6 +345,32 @@ async fn snapshot_when_large(raft: RaftHandle, store: Arc<dyn RaftLogStore>, lim
     }
 }
 
+/// The quorum as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumState {
+    /// Who leads; unknown during an election.
+    pub leader: Option<NodeId>,
+    /// Whether that is this node: only a leader knows how far the others are.
+    pub is_leader: bool,
+    /// Raft's term.
+    pub term: u64,
+    /// End (exclusive) of what is committed.
+    pub committed_end: LogIndex,
+    /// Nodes that vote.
+    pub voters: Vec<QuorumReplica>,
+    /// Nodes that follow without a vote.
+    pub observers: Vec<QuorumReplica>,
+}
+
+/// One node's copy of the metadata log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuorumReplica {
+    /// The node.
+    pub node: NodeId,
+    /// End (exclusive) of its log, 0 where that is not known.
+    pub log_end: LogIndex,
+}
+
 /// The way of a command to the leader.
 #[derive(Clone)]
 pub(crate) struct Submitter {
@@ -360,6 +386,27 @@ enum Written {
 }
 
 impl Submitter {
+    /// The quorum as this node sees it now.
+    pub(crate) fn quorum(&self) -> QuorumState {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
+        let replica = |id: u64| {
+            let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&id)).cloned().flatten();
+            let log_end = if id == metrics.id { metrics.last_log_index } else { matched.map(|id| id.index) };
+            QuorumReplica { node: node_id(id), log_end: LogIndex(next(log_end)) }
+        };
+        let membership = metrics.membership_config.membership();
+        QuorumState {
+            leader: metrics.current_leader.map(node_id),
+            is_leader: metrics.current_leader == Some(metrics.id),
+            term: metrics.current_term,
+            committed_end: LogIndex(next(metrics.local_committed.as_ref().map(|id| id.index))),
+            voters: membership.voter_ids().map(replica).collect(),
+            observers: membership.learner_ids().map(replica).collect(),
+        }
+    }
+
     pub(crate) fn propose(now_ms: i64, command: Command) -> Proposal {
         Proposal::new(now_ms, command)
     }

@@ -76,7 +76,7 @@ fn resources_are_judged() {
     let other = set(BROKER_RESOURCE, "9").expect_err("another broker");
     assert_eq!(other, (42, "Unexpected broker id, expected 1, but received 9".to_owned()));
     assert_eq!(set(BROKER_RESOURCE, "abc").expect_err("no number").0, 42);
-    assert_eq!(set(32, "g").expect_err("group").0, 42);
+    assert_eq!(set(32, "g").expect_err("group"), (42, "Unknown resource type 32".to_owned()));
 }
 
 #[test]
@@ -84,6 +84,8 @@ fn broker_keys_know_their_scope() {
     let set = |resource, name, value| alter(&[], BROKER_RESOURCE, resource, Alteration { name, operation: Operation::Set, value: Some(value) });
     let fixed = set("1", "num.partitions", "3").expect_err("read-only");
     assert_eq!(fixed, (42, "Cannot update these configs dynamically: [num.partitions]".to_owned()));
+    let plugin = set("", "metric.reporters", "x").expect_err("needs a Java plugin");
+    assert_eq!(plugin, (42, "Cannot update these configs dynamically: [metric.reporters]".to_owned()));
     let message = "Cannot update these configs at default cluster level, broker id must be specified: [listeners]";
     assert_eq!(set("", "listeners", "PLAINTEXT://:1"), Err((42, message.to_owned())));
     let message = "Invalid value x for configuration log.retention.ms: Not a number of type LONG";
