@@ -4,12 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, FetchRequest, FetchResponse, MetadataRequest, ProduceRequest, RequestHeader,
-    ResponseHeader, TopicName,
+    ApiKey, ApiVersionsRequest, DeleteRecordsRequest, FetchRequest, FetchResponse, IncrementalAlterConfigsRequest,
+    ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use ottla_broker::config::{BrokerConfig, Properties};
@@ -147,6 +150,93 @@ async fn frames_beyond_the_limit_in_flight_are_served_although_nothing_follows_t
     broker.stop().await;
 }
 
+
+/// librdkafka 2.15 sends three bytes after Metadata 13; Kafka ignores what follows a request.
+#[tokio::test]
+async fn bytes_after_a_request_are_ignored() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    let frame = client.frame(13, &MetadataRequest::default().with_topics(None));
+    let length = u32::from_be_bytes(*frame.first_chunk().expect("a length")) + 3;
+    client.stream.write_all(&length.to_be_bytes()).await.expect("sent");
+    client.stream.write_all(&frame[4..]).await.expect("sent");
+    client.stream.write_all(&[0; 3]).await.expect("sent");
+    assert_eq!(client.answer::<MetadataRequest>(13).await.brokers.len(), 1);
+    broker.stop().await;
+}
+
+/// confluent-kafka-python asks where the log starts before DeleteRecords is answered.
+#[tokio::test]
+async fn a_request_sees_what_the_one_before_it_did() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    for _ in 0..3 {
+        assert_eq!(client.call(9, &produce("t", -1, 10)).await.responses[0].partition_responses[0].error_code, 0);
+    }
+    let partition = DeleteRecordsPartition::default().with_offset(2);
+    let topic = DeleteRecordsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+    let delete = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(5_000);
+    let partition = ListOffsetsPartition::default().with_timestamp(-2).with_current_leader_epoch(-1);
+    let topic = ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+    let list = ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![topic]);
+    let mut frames = client.frame(2, &delete);
+    frames.extend_from_slice(&client.frame(5, &list));
+    client.stream.write_all(&frames).await.expect("sent");
+    assert_eq!(client.answer::<DeleteRecordsRequest>(2).await.topics[0].partitions[0].low_watermark, 2);
+    assert_eq!(client.answer::<ListOffsetsRequest>(5).await.topics[0].partitions[0].offset, 2);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn max_connections_changes_while_the_broker_runs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    let set = |value: &'static str| {
+        let config = AlterableConfig::default()
+            .with_name(StrBytes::from_static_str("max.connections"))
+            .with_value(Some(StrBytes::from_static_str(value)));
+        let resource = AlterConfigsResource::default().with_resource_type(4).with_configs(vec![config]);
+        IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
+    };
+    let altered = client.call(1, &set("1")).await;
+    assert_eq!((altered.responses[0].error_code, &altered.responses[0].error_message), (0, &None));
+    let mut refused = Client::connect(&broker).await;
+    assert!(refused.stream.read_u8().await.is_err(), "the connection is closed");
+    assert_eq!(client.call(1, &set("2")).await.responses[0].error_code, 0);
+    let mut taken = Client::connect(&broker).await;
+    assert_eq!(taken.call(9, &MetadataRequest::default()).await.brokers.len(), 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_fetch_of_an_older_epoch_is_told_the_new_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    broker.stop().await;
+    // Opened again, it has another leader epoch.
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    let metadata = client.call(12, &MetadataRequest::default().with_topics(None)).await;
+    let (id, epoch) = (metadata.topics[0].topic_id, metadata.topics[0].partitions[0].leader_epoch);
+    assert!(epoch > 0, "the epoch is {epoch}");
+    for (believed, code, leader, endpoints) in [(epoch - 1, 74, epoch, 1), (epoch + 1, 75, -1, 0)] {
+        let mut request = fetch("t", 1, 1 << 20);
+        request.topics[0].topic = TopicName::default();
+        request.topics[0].topic_id = id;
+        request.topics[0].partitions[0].current_leader_epoch = believed;
+        let response = client.call(16, &request).await;
+        let partition = &response.responses[0].partitions[0];
+        assert_eq!((partition.error_code, partition.current_leader.leader_epoch), (code, leader));
+        assert_eq!(response.node_endpoints.len(), endpoints);
+    }
+    broker.stop().await;
+}
 
 #[tokio::test]
 async fn answers_larger_than_what_may_wait_are_all_given_in_order() {

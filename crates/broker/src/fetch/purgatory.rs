@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::Offset;
 use common::budget::ByteLease;
+use protocol::ErrorCode;
 use s3stream::ReadClass;
 
 use super::response::{FetchAnswer, LeaderEndpoint, PartitionAnswer};
@@ -65,7 +66,7 @@ pub async fn fetch(
     parameters: &FetchParameters,
     listener: &str,
 ) -> (FetchAnswer, Option<ByteLease>) {
-    let found: Vec<Found> = wishes.iter().map(|(key, _)| find(broker, key, parameters.by_topic_id)).collect();
+    let found: Vec<Found> = wishes.iter().map(|(key, wish)| find(broker, key, *wish, parameters.by_topic_id)).collect();
     let mut pass = read(wishes, &found, parameters, parameters.max_bytes, Source::Memory).await;
     if !parameters.max_wait.is_zero() && !wishes.is_empty() && !pass.is_enough(parameters.min_bytes) {
         pass = park(broker, wishes, &found, parameters, pass).await;
@@ -232,9 +233,6 @@ async fn read_partition(
     isolation: Isolation,
     source: Source,
 ) -> Answered {
-    if let Err(code) = partition.check_leader_epoch(wish.leader_epoch) {
-        return PartitionAnswer::error(code.code()).into();
-    }
     let from = Offset(wish.offset);
     let mut unloaded = false;
     let read = match partition.read_cached(from, limit, isolation, at_least_one) {
@@ -281,12 +279,12 @@ fn unpinned(bytes: Bytes, source: Source) -> Bytes {
 }
 
 /// Finds the partition a wish names; the error says what the client should do otherwise.
-fn find(broker: &Broker, key: &FetchKey, by_topic_id: bool) -> Found {
+fn find(broker: &Broker, key: &FetchKey, wish: FetchWish, by_topic_id: bool) -> Found {
     let image = broker.metadata.image();
     let topic = if by_topic_id { image.topics.get(&key.topic_id) } else { image.topic(&key.topic) };
     let unknown = if by_topic_id { LookupError::UnknownTopicId } else { LookupError::UnknownTopicOrPartition };
     let found = topic.ok_or(unknown).and_then(|topic| broker.partitions.lookup(topic, key.partition));
-    found.map_err(|error| {
+    let partition = found.map_err(|error| {
         let answer = PartitionAnswer::error(error.code().code());
         match error {
             LookupError::NotLeader { leader, leader_epoch } => {
@@ -294,7 +292,16 @@ fn find(broker: &Broker, key: &FetchKey, by_topic_id: bool) -> Found {
             }
             _ => answer,
         }
-    })
+    })?;
+    match partition.check_leader_epoch(wish.leader_epoch) {
+        Ok(()) => Ok(partition),
+        Err(code) => {
+            // Who believes in an older epoch is told the new one (KIP-951); who believes in a newer one knows better.
+            let own = (broker.config.node_id.0, partition.leader_epoch());
+            let current_leader = (code == ErrorCode::FencedLeaderEpoch).then_some(own);
+            Err(PartitionAnswer { current_leader, ..PartitionAnswer::error(code.code()) })
+        }
+    }
 }
 
 fn leader_endpoints(broker: &Broker, leaders: impl Iterator<Item = i32>, listener: &str) -> Vec<LeaderEndpoint> {

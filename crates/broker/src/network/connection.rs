@@ -157,9 +157,11 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Whether what is pending must shrink before more is taken in. The oldest of it wakes this task.
+    /// Whether something pending must be done before more is taken in: the newest, where later requests may count on
+    /// its effect, or else the oldest. Either wakes this task.
     fn is_full(&self) -> bool {
-        self.pending.len() >= IN_FLIGHT_MAX || self.ready_bytes >= READY_BYTES_MAX
+        let is_held_up = matches!(self.pending.back(), Some(InFlight { response: Pending::Later(_), .. }));
+        is_held_up || self.pending.len() >= IN_FLIGHT_MAX || self.ready_bytes >= READY_BYTES_MAX
     }
 
     fn take_frames(&mut self) -> Result<(), Closed> {

@@ -4,7 +4,7 @@
 //! bytes make it ask for gigabytes, which aborts the process. So every frame is walked first, along the
 //! shape of its API key and version ([`table`], made from Kafka's own message definitions): every length
 //! and count must fit the bytes left, null stands only where it may, known tagged fields have exactly the
-//! size they claim, and the frame ends where the request ends. Nothing is allocated, nothing is parsed
+//! size they claim, and the request ends within the frame. Nothing is allocated, nothing is parsed
 //! twice as deep as the definitions nest, and records and other byte fields are skipped, not read.
 //!
 //! What passes can still grow in memory: an empty string takes 2 bytes on the wire and 32 decoded. So the
@@ -107,9 +107,6 @@ pub enum GuardError {
     /// A tagged field's size is not that of its content.
     #[error("the tagged field before byte {0} has a wrong size")]
     Tag(usize),
-    /// Bytes follow the request.
-    #[error("{0} bytes follow the request")]
-    Surplus(usize),
     /// More structure than this API may have.
     #[error("{structure} bytes of structure exceed the limit of {limit}")]
     Structure {
@@ -182,12 +179,10 @@ pub fn check(frame: &[u8]) -> Result<Guarded<'_>, GuardError> {
     let shape = shape_of(key, version).ok_or(GuardError::Version { key, version })?;
     let mut walk = Walk { frame, at: header.len, memory: usize::from(shape.memory), payload: 0 };
     walk.shape(shape)?;
-    if walk.at < frame.len() {
-        return Err(GuardError::Surplus(frame.len() - walk.at));
-    }
-    let structure = frame.len() - walk.payload;
+    let structure = walk.at - walk.payload;
     let limit = structure_max(header.api_key);
-    if structure > limit {
+    // Bytes after the request are ignored, as in Kafka (librdkafka 2.15 sends some); they entitle it to nothing.
+    if frame.len() - walk.payload > limit {
         return Err(GuardError::Structure { structure, limit });
     }
     if walk.memory > MEMORY_BASE + MEMORY_RATIO * structure {

@@ -57,7 +57,8 @@ fn a_request_passes_whole_and_no_part_of_it_does() {
         }
         let mut longer = request.clone();
         longer.push(0);
-        assert_eq!(check(&longer), Err(GuardError::Surplus(1)), "v{version}");
+        // Bytes after the request are ignored, as in Kafka: librdkafka 2.15 sends three with Metadata 13.
+        assert!(check(&longer).is_ok(), "v{version}");
     }
 }
 
