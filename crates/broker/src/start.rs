@@ -127,9 +127,8 @@ async fn compose(
     let meta = meta_properties::load_or_create(&config.data_dir, config.node_id, &*random)?;
     let opening = wal_config(&config, &meta.cluster_id)?;
     let opened = tokio::task::spawn_blocking(move || wal::open(&opening));
-    let (raft, metadata) = start_raft(&config, &clock).await?;
+    let (raft, metadata) = start_raft(&config, &clock, &meta.cluster_id).await?;
     let opened = opened.await.map_err(|error| StartError::Metadata(error.to_string()))??;
-    bootstrap(&metadata, &meta.cluster_id).await?;
     let node_epoch = register(&metadata, &config, bound, opened.uuid, &*random).await?;
     opened.wal.set_node_epoch(node_epoch);
     let objects = claimed_store(&config, &metadata, &meta.cluster_id).await?;
@@ -219,7 +218,11 @@ fn stream_settings(config: &BrokerConfig, node_epoch: NodeEpoch) -> s3stream::Se
     }
 }
 
-async fn start_raft(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<(Arc<Node>, MetadataClient), StartError> {
+async fn start_raft(
+    config: &BrokerConfig,
+    clock: &Arc<dyn Clock>,
+    cluster_id: &str,
+) -> Result<(Arc<Node>, MetadataClient), StartError> {
     let metadata_error = |error: &dyn std::fmt::Display| StartError::Metadata(format!("metadata: {error}"));
     let directory = config.data_dir.join("raft");
     let log = tokio::task::spawn_blocking(move || RaftLog::open(&directory))
@@ -227,7 +230,10 @@ async fn start_raft(config: &BrokerConfig, clock: &Arc<dyn Clock>) -> Result<(Ar
         .map_err(|error| metadata_error(&error))?
         .map_err(|error| metadata_error(&error))?;
     let node = NodeConfig::single(config.node_id);
-    Node::start(node, Arc::new(log), Arc::new(NoPeers), Arc::clone(clock)).await.map_err(|error| metadata_error(&error))
+    let started = Node::start(node, Arc::new(log), Arc::new(NoPeers), Arc::clone(clock)).await;
+    let (node, metadata) = started.map_err(|error| metadata_error(&error))?;
+    bootstrap(&metadata, cluster_id).await?;
+    Ok((node, metadata))
 }
 
 /// Fixes the cluster's id with the first command of its life.
