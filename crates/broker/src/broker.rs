@@ -15,7 +15,7 @@ use crate::coordinator::GroupCoordinator;
 use crate::fetch::session::FetchSessions;
 use crate::loggers::LogFilter;
 use crate::metrics::Metrics;
-use crate::network::Limits;
+use crate::network::{Limits, RequestMemory};
 use crate::partition::Partitions;
 
 /// One running broker.
@@ -41,7 +41,7 @@ pub struct Broker {
     /// Incremental fetch sessions.
     pub fetch_sessions: Mutex<FetchSessions>,
     /// Bytes of requests being read and handled.
-    pub request_budget: ByteBudget,
+    pub request_memory: RequestMemory,
     /// Bytes of records in responses that are not yet written.
     pub response_budget: ByteBudget,
     /// Open connections.

@@ -1,5 +1,6 @@
 //! Requests that overlap on a connection, and fetches that wait: over the wire, against a running broker.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, DeleteRecordsRequest, FetchRequest, FetchResponse, IncrementalAlterConfigsRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+    ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use ottla_broker::config::{BrokerConfig, Properties};
@@ -20,7 +21,7 @@ use ottla_broker::network::IN_FLIGHT_MAX;
 use ottla_broker::{RunningBroker, start};
 use protocol::batch::builder::BatchBuilder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const FETCH_VERSION: i16 = 12;
 /// Longer than any answer takes, shorter than [`PARKED_MS`].
@@ -36,9 +37,22 @@ struct Client {
 
 impl Client {
     async fn connect(broker: &RunningBroker) -> Self {
-        let port = broker.listeners()[0].port;
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connects");
+        let stream = TcpStream::connect(address(broker)).await.expect("connects");
         Self { stream, sent: 0, answered: 0 }
+    }
+
+    /// A client that takes next to nothing unasked.
+    async fn connect_narrow(broker: &RunningBroker) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4 << 10).expect("a small buffer");
+        let stream = socket.connect(address(broker)).await.expect("connects");
+        Self { stream, sent: 0, answered: 0 }
+    }
+
+    /// Whether the broker closes the connection, without another answer.
+    async fn is_closed(&mut self) -> bool {
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut [0])).await.expect("closed in time");
+        !matches!(read, Ok(1..))
     }
 
     fn frame<R: Request>(&mut self, version: i16, request: &R) -> BytesMut {
@@ -84,6 +98,10 @@ impl Client {
     }
 }
 
+fn address(broker: &RunningBroker) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, broker.listeners()[0].port).into()
+}
+
 async fn started(directory: &Path, settings: &[(&str, &str)]) -> RunningBroker {
     let mut properties = Properties::default();
     properties.set("listeners", "PLAINTEXT://127.0.0.1:0");
@@ -109,7 +127,7 @@ fn produce(topic: &'static str, acks: i16, size: usize) -> ProduceRequest {
     batch.push(-1, None, Some(&vec![7; size]));
     let partition = PartitionProduceData::default().with_index(0).with_records(Some(batch.build(0, -1)));
     let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![partition]);
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(5_000).with_topic_data(vec![topic])
+    ProduceRequest::default().with_acks(acks).with_timeout_ms(30_000).with_topic_data(vec![topic])
 }
 
 fn fetch(topic: &'static str, min_bytes: i32, max_bytes: i32) -> FetchRequest {
@@ -120,6 +138,32 @@ fn fetch(topic: &'static str, min_bytes: i32, max_bytes: i32) -> FetchRequest {
         .with_min_bytes(min_bytes)
         .with_max_bytes(max_bytes)
         .with_topics(vec![topic])
+}
+
+fn produce_error(response: &ProduceResponse) -> i16 {
+    response.responses[0].partition_responses[0].error_code
+}
+
+/// Produces one record of a million bytes, as often as the broker has no memory for it.
+async fn produce_million(producer: &mut Client) {
+    let request = produce("t", -1, 1_000_000);
+    let accepted = async {
+        while produce_error(&producer.call(9, &request).await) != 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, accepted).await.expect("the producer goes on");
+}
+
+/// Sends the beginning of a Produce request that claims to be of 100 MiB.
+async fn begin_large_frame(broker: &RunningBroker, bytes: usize) -> Client {
+    let mut client = Client::connect(broker).await;
+    let mut frame = BytesMut::new();
+    frame.put_i32(100 << 20);
+    frame.put_slice(&[0, 0, 0, 9, 0, 0, 0, 1]);
+    frame.resize(bytes, 0);
+    client.stream.write_all(&frame).await.expect("sent");
+    client
 }
 
 fn record_bytes(response: &FetchResponse) -> usize {
@@ -304,5 +348,152 @@ async fn pipelined_fetches_do_not_wait_for_memory_that_their_successors_hold() {
     for _ in 0..2 {
         assert!(record_bytes(&consumer.answer::<FetchRequest>(FETCH_VERSION).await) > 60_000);
     }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn declared_lengths_take_no_memory_from_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[("queued.max.request.bytes", "33554432")]).await;
+    let mut bystander = Client::connect(&broker).await;
+    create(&mut bystander, "t").await;
+    let mut stalled = Vec::new();
+    for n in 0..64 {
+        // Some send nothing but the length, some fill all that they were given so far.
+        stalled.push(begin_large_frame(&broker, if n % 2 == 0 { 4 } else { 300_000 }).await);
+    }
+    for size in [100, 100_000, 1_000_000] {
+        assert_eq!(produce_error(&bystander.call(9, &produce("t", -1, size)).await), 0);
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn frames_that_trickle_in_give_way_to_those_who_wait_for_memory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // Two first shares.
+    let broker = started(directory.path(), &[("queued.max.request.bytes", "65536")]).await;
+    let mut bystander = Client::connect(&broker).await;
+    create(&mut bystander, "t").await;
+    let (mut one, mut two) = (begin_large_frame(&broker, 32_000).await, begin_large_frame(&broker, 32_000).await);
+    bystander.call(0, &ApiVersionsRequest::default()).await;
+    let trickle = async {
+        while one.stream.write_all(&[0]).await.is_ok() && two.stream.write_all(&[0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let request = produce("t", -1, 100_000);
+    let (answer, ()) = tokio::join!(bystander.call(9, &request), trickle);
+    assert_eq!(produce_error(&answer), 0);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn requests_in_front_of_a_bad_one_are_answered_before_the_connection_closes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    let unknown_key = &[0, 0, 0, 8, 0x7F, 0xFF, 0, 0, 0, 0, 0, 0][..];
+    let impossible_length = &[0xFF, 0xFF, 0xFF, 0xFF][..];
+    for bad in [unknown_key, impossible_length, &[0, 0][..]] {
+        let mut client = Client::connect(&broker).await;
+        let mut frames = client.frame(9, &produce("t", -1, 100));
+        frames.put(client.frame(0, &ApiVersionsRequest::default()));
+        frames.put(bad);
+        client.stream.write_all(&frames).await.expect("sent");
+        client.stream.shutdown().await.expect("nothing more comes");
+        assert_eq!(produce_error(&client.answer::<ProduceRequest>(9).await), 0);
+        client.answer::<ApiVersionsRequest>(0).await;
+        assert!(client.is_closed().await);
+    }
+    // What a closing connection waits for is bounded.
+    let mut frames = client.frame(FETCH_VERSION, &fetch("t", i32::MAX, i32::MAX));
+    frames.put(unknown_key);
+    client.stream.write_all(&frames).await.expect("sent");
+    assert!(client.is_closed().await);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_durable_in_time_is_answered_so_and_stays() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    let hurried = produce("t", -1, 100).with_timeout_ms(0);
+    let mut late = 0;
+    for _ in 0..20 {
+        let response = client.call(9, &hurried).await;
+        late += usize::from(produce_error(&response) == 7);
+    }
+    // Unless the disk is faster than the broker's way from the append to its answer.
+    assert!(late > 0);
+    let patient = client.call(9, &produce("t", -1, 100)).await;
+    assert_eq!(patient.responses[0].partition_responses[0].base_offset, 20);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn readers_that_trickle_do_not_hold_the_memory_of_the_log() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // Memory of the log for 15 chunks of 4 MiB; answers of 6 MB that none of the kernel's buffers takes in whole.
+    let settings = [
+        ("ottla.memory.bytes", "268435456"),
+        ("ottla.log.cache.bytes", "50331648"),
+        ("ottla.response.bytes.in.flight", "134217728"),
+    ];
+    let broker = started(directory.path(), &settings).await;
+    let mut producer = Client::connect(&broker).await;
+    create(&mut producer, "t").await;
+    let mut readers = Vec::new();
+    let mut end = 0;
+    for _ in 0..16 {
+        for _ in 0..4 {
+            produce_million(&mut producer).await;
+            end += 1;
+        }
+        let mut reader = Client::connect_narrow(&broker).await;
+        let mut request = fetch("t", 1, 6_500_000);
+        request.topics[0].partitions[0].fetch_offset = (end - 6).max(0);
+        reader.send(FETCH_VERSION, &request).await;
+        let length = tokio::time::timeout(PATIENCE, reader.stream.read_u32()).await.expect("in time").expect("answered");
+        assert!(length > 900_000, "{length}");
+        readers.push(reader);
+    }
+    for _ in 0..64 {
+        produce_million(&mut producer).await;
+        for reader in &mut readers {
+            reader.stream.read_u8().await.expect("nobody waits for memory, so nobody is cut off");
+        }
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn readers_that_trickle_give_way_to_those_who_wait_for_memory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[("ottla.response.bytes.in.flight", "6050000")]).await;
+    let (mut consumer, mut producer) = (Client::connect(&broker).await, Client::connect(&broker).await);
+    create(&mut producer, "t").await;
+    for _ in 0..6 {
+        produce_million(&mut producer).await;
+    }
+    // It has all but less than a share of the budget.
+    let mut slow = Client::connect_narrow(&broker).await;
+    slow.send(FETCH_VERSION, &fetch("t", 1, 6_040_000)).await;
+    assert!(slow.stream.read_u32().await.expect("answered") > 6_000_000);
+    let trickle = async {
+        loop {
+            let _ = slow.stream.read_u8().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let request = fetch("t", 1, 1_500_000);
+    let answer = tokio::select! {
+        answer = consumer.call(FETCH_VERSION, &request) => answer,
+        () = trickle => unreachable!("it goes on for ever"),
+    };
+    assert!(record_bytes(&answer) > 1_000_000);
     broker.stop().await;
 }

@@ -37,22 +37,38 @@ impl ByteBudget {
     /// else is out, so that one oversized holder makes progress alone instead of never.
     #[must_use]
     pub fn try_take(&self, bytes: u64) -> Option<ByteLease> {
-        let grant = |used: u64| {
-            let fits = used.checked_add(bytes).is_some_and(|total| total <= self.inner.limit);
-            (fits || used == 0).then(|| used.saturating_add(bytes))
-        };
+        self.grant(bytes, |used| used == 0 || used.saturating_add(bytes) <= self.inner.limit)
+    }
+
+    /// Takes `bytes` if no more than `ceiling` are out afterwards: for those who leave the rest to others.
+    #[must_use]
+    pub fn try_take_below(&self, bytes: u64, ceiling: u64) -> Option<ByteLease> {
+        self.grant(bytes, |used| used.saturating_add(bytes) <= ceiling.min(self.inner.limit))
+    }
+
+    fn grant(&self, bytes: u64, fits: impl Fn(u64) -> bool) -> Option<ByteLease> {
+        let grant = |used: u64| fits(used).then(|| used.saturating_add(bytes));
         self.inner.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, grant).ok()?;
         Some(ByteLease { inner: Arc::clone(&self.inner), bytes })
     }
 
     /// Waits until `bytes` can be taken, as [`Self::try_take`] grants them.
     pub async fn take(&self, bytes: u64) -> ByteLease {
+        self.until_granted(|| self.try_take(bytes)).await
+    }
+
+    /// Waits until `bytes` can be taken, as [`Self::try_take_below`] grants them.
+    pub async fn take_below(&self, bytes: u64, ceiling: u64) -> ByteLease {
+        self.until_granted(|| self.try_take_below(bytes, ceiling)).await
+    }
+
+    async fn until_granted(&self, grant: impl Fn() -> Option<ByteLease>) -> ByteLease {
         let _waiting = Waiting::begin(&self.inner);
         loop {
             let released = self.inner.released.notified();
             tokio::pin!(released);
             released.as_mut().enable();
-            if let Some(lease) = self.try_take(bytes) {
+            if let Some(lease) = grant() {
                 return lease;
             }
             released.await;
@@ -95,6 +111,12 @@ impl Drop for Waiting<'_> {
 }
 
 impl ByteLease {
+    /// Makes one lease of two on the same budget.
+    pub fn absorb(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.inner, &other.inner), "leases on one budget");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Gives back what exceeds `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         let excess = self.bytes.saturating_sub(bytes);
@@ -114,8 +136,10 @@ impl ByteLease {
 
 impl Drop for ByteLease {
     fn drop(&mut self) {
-        self.inner.used.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.inner.released.notify_waiters();
+        if self.bytes > 0 {
+            self.inner.used.fetch_sub(self.bytes, Ordering::AcqRel);
+            self.inner.released.notify_waiters();
+        }
     }
 }
 
@@ -140,6 +164,19 @@ mod tests {
         assert!(budget.try_take(1).is_none());
         drop(big);
         assert!(budget.try_take(1).is_some());
+    }
+
+    #[test]
+    fn a_ceiling_leaves_room_to_others() {
+        let budget = ByteBudget::new(10);
+        assert!(budget.try_take_below(6, 5).is_none());
+        let mut low = budget.try_take_below(3, 5).expect("below");
+        assert!(budget.try_take_below(3, 5).is_none());
+        low.absorb(budget.try_take_below(2, 5).expect("up to the ceiling"));
+        assert_eq!((low.bytes(), budget.used()), (5, 5));
+        assert!(budget.try_take(5).is_some());
+        drop(low);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod produce;
 mod sync_group;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::Lsn;
@@ -82,6 +83,8 @@ pub enum Reply<T> {
     Now(T),
     /// When the WAL is durable up to the LSN; if the log fails before, never.
     Durable(Lsn, T),
+    /// The same, but another answer when that takes too long.
+    DurableWithin(Lsn, T, Late),
     /// When the future completes; it starts to run at once. Later requests of the connection are taken in when it is
     /// done, as in Kafka: who sends DeleteRecords and ListOffsets in one go counts on that.
     Later(BoxFuture<'static, T>),
@@ -94,12 +97,31 @@ pub enum Reply<T> {
     Close(String),
 }
 
+/// What becomes of a response that waits too long for the WAL. It is made of the response itself, so that those in
+/// time, which are all but a few, cost nothing.
+pub struct Late {
+    /// How long the response may wait.
+    pub within: Duration,
+    /// API version of the response.
+    pub version: i16,
+    /// Makes the other answer.
+    pub rewrite: fn(Frame, i16) -> Frame,
+}
+
+impl Late {
+    /// The answer instead of `frame`.
+    #[must_use]
+    pub fn answer(self, frame: Frame) -> Frame {
+        (self.rewrite)(frame, self.version)
+    }
+}
+
 /// A [`Reply`] with its response encoded, as a connection takes it.
 pub enum Served {
     /// Send at once.
     Now(Frame),
-    /// Send when the WAL is durable up to the LSN.
-    Durable(Lsn, Frame),
+    /// Send when the WAL is durable up to the LSN, or what is said instead when that takes too long.
+    Durable(Lsn, Frame, Option<Late>),
     /// Send when the future completes.
     Later(BoxFuture<'static, Frame>),
     /// Run when it is the oldest of its connection, and send when it completes.
@@ -186,7 +208,8 @@ where
     };
     match H::handle(broker, context, request) {
         Reply::Now(response) => Served::Now(encode(response)),
-        Reply::Durable(lsn, response) => Served::Durable(lsn, encode(response)),
+        Reply::Durable(lsn, response) => Served::Durable(lsn, encode(response), None),
+        Reply::DurableWithin(lsn, response, late) => Served::Durable(lsn, encode(response), Some(late)),
         Reply::Later(future) => Served::Later(Box::pin(async move { encode(future.await) })),
         Reply::InTurn(future) => Served::InTurn(future),
         Reply::Silent => Served::Silent,

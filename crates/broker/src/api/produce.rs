@@ -3,26 +3,31 @@
 //! 13 topic ids.
 //!
 //! acks=1 and acks=all mean the same: the answer waits until the log is durable. acks=0 gets no answer; an error
-//! closes its connection, which is how such a producer learns that it must refresh its metadata. `timeout_ms`
-//! is not looked at: a log that does not become durable fails, and takes the broker with it.
+//! closes its connection, which is how such a producer learns that it must refresh its metadata. As in Kafka only
+//! acks=all has a time limit, `timeout_ms`: a log that is slower than that is answered with REQUEST_TIMED_OUT, which
+//! says nothing about the records; they are in the log and will most likely stay.
 //!
 //! Transactions: batches of one are refused, as nothing can have begun one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use common::{Lsn, NodeId};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
-use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::messages::{ApiKey, BrokerId, ProduceRequest, ProduceResponse, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, StrBytes};
 use metadata::{MetadataImage, TopicImage};
 use protocol::ErrorCode;
+use protocol::batch::validate::sole_batch;
 
-use super::{Handle, Reply, RequestContext};
+use super::{Handle, Late, Reply, RequestContext};
 use crate::Broker;
+use crate::network::Frame;
 use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, LookupError, Partition, is_internal};
 
 /// Clients of this id may write to internal topics; Kafka's administrators use it to repair them.
@@ -36,8 +41,9 @@ impl Handle for Produce {
     const VERSIONS: (i16, i16) = (0, 13);
     const LOWEST_DECODED: i16 = 3;
 
-    fn handle(broker: &Arc<Broker>, context: RequestContext, request: ProduceRequest) -> Reply<ProduceResponse> {
+    fn handle(broker: &Arc<Broker>, context: RequestContext, mut request: ProduceRequest) -> Reply<ProduceResponse> {
         let acks = request.acks;
+        keep_one_of_each(&mut request.topic_data, context.version);
         let image = broker.metadata.image();
         let mut produce = Producing {
             broker,
@@ -60,7 +66,58 @@ impl Handle for Produce {
         }
         let listener = &context.connection.listener;
         let endpoints = leaders.into_iter().filter_map(|leader| endpoint(&image, leader, listener)).collect();
-        Reply::Durable(lsn, ProduceResponse::default().with_responses(responses).with_node_endpoints(endpoints))
+        let response = ProduceResponse::default().with_responses(responses).with_node_endpoints(endpoints);
+        if acks != -1 {
+            return Reply::Durable(lsn, response);
+        }
+        let within = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        Reply::DurableWithin(lsn, response, Late { within, version: context.version, rewrite: timed_out })
+    }
+}
+
+/// The same response with REQUEST_TIMED_OUT for every partition that was appended to.
+fn timed_out(frame: Frame, version: i16) -> Frame {
+    let (pieces, _) = frame.into_parts();
+    let mut bytes = Bytes::from(pieces.concat());
+    bytes.advance(bytes.len().min(protocol::frame::LENGTH_LEN));
+    let header = ResponseHeader::decode(&mut bytes, ApiKey::Produce.response_header_version(version));
+    let (Ok(header), Ok(mut response)) = (header, ProduceResponse::decode(&mut bytes, version)) else {
+        return Frame::default();
+    };
+    let partitions = response.responses.iter_mut().flat_map(|topic| &mut topic.partition_responses);
+    for partition in partitions.filter(|partition| partition.error_code == 0) {
+        partition.error_code = ErrorCode::RequestTimedOut.code();
+    }
+    Frame::response(ApiKey::Produce as i16, version, header.correlation_id, &response)
+}
+
+/// Of several entries for one partition Kafka takes the last, of those that hold exactly one batch if there are any;
+/// the others are neither appended nor answered.
+fn keep_one_of_each(topics: &mut Vec<TopicProduceData>, version: i16) {
+    let ascending = |topic: &TopicProduceData| topic.partition_data.is_sorted_by(|a, b| a.index < b.index);
+    if topics.len() <= 1 && topics.iter().all(ascending) {
+        return;
+    }
+    let is_sound = |data: &PartitionProduceData| sole_batch(data.records.as_deref().unwrap_or_default(), version).is_ok();
+    let mut kept = HashMap::new();
+    let mut dropped = Vec::new();
+    for (t, topic) in topics.iter().enumerate() {
+        for (p, data) in topic.partition_data.iter().enumerate() {
+            let key = (topic.topic_id, topic.name.as_str(), data.index);
+            let Some(earlier) = kept.insert(key, (t, p, data)) else { continue };
+            if is_sound(data) || !is_sound(earlier.2) {
+                dropped.push((earlier.0, earlier.1));
+            } else {
+                kept.insert(key, earlier);
+                dropped.push((t, p));
+            }
+        }
+    }
+    dropped.sort_unstable();
+    let mut dropped = dropped.into_iter().peekable();
+    for (t, topic) in topics.iter_mut().enumerate() {
+        let mut p = 0..;
+        topic.partition_data.retain(|_| dropped.next_if_eq(&(t, p.next().unwrap_or(usize::MAX))).is_none());
     }
 }
 
@@ -212,4 +269,62 @@ fn endpoint(image: &MetadataImage, node: NodeId, listener: &str) -> Option<NodeE
         .with_host(StrBytes::from_string(endpoint.host.clone()))
         .with_port(i32::from(endpoint.port));
     Some(reached.with_rack(node.rack.as_ref().map(|rack| StrBytes::from_string(rack.to_string()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::TopicName;
+    use protocol::batch::builder::BatchBuilder;
+
+    use super::*;
+
+    fn entry(index: i32, records: impl Into<Bytes>) -> PartitionProduceData {
+        PartitionProduceData::default().with_index(index).with_records(Some(records.into()))
+    }
+
+    fn batch(value: &[u8]) -> Bytes {
+        let mut batch = BatchBuilder::new();
+        batch.push(-1, None, Some(value));
+        batch.build(0, -1)
+    }
+
+    fn topic(name: &'static str, entries: Vec<PartitionProduceData>) -> TopicProduceData {
+        TopicProduceData::default().with_name(TopicName(StrBytes::from_static_str(name))).with_partition_data(entries)
+    }
+
+    #[test]
+    fn of_several_entries_for_a_partition_the_last_sound_one_stays() {
+        let (a, b, c) = (batch(b"a"), batch(b"b"), batch(b"c"));
+        let first = vec![entry(1, a.clone()), entry(0, a.clone()), entry(1, b.clone()), entry(1, "no batch")];
+        let second = vec![entry(0, c.clone()), entry(7, "first"), entry(7, "second")];
+        let mut topics = vec![topic("t", first.clone()), topic("u", second), topic("t", vec![entry(0, c.clone())])];
+        keep_one_of_each(&mut topics, 9);
+        let left: Vec<(i32, Bytes)> = topics
+            .iter()
+            .flat_map(|topic| &topic.partition_data)
+            .map(|data| (data.index, data.records.clone().expect("records")))
+            .collect();
+        assert_eq!(left, vec![(1, b.clone()), (0, c.clone()), (7, "second".into()), (0, c)]);
+        let mut one = vec![topic("t", first)];
+        keep_one_of_each(&mut one, 9);
+        assert_eq!(one[0].partition_data, vec![entry(0, a), entry(1, b)]);
+    }
+
+    #[test]
+    fn a_late_answer_tells_of_the_time_and_keeps_errors() {
+        let partition = |index: i32, code: ErrorCode| {
+            PartitionProduceResponse::default().with_index(index).with_error_code(code.code()).with_base_offset(5)
+        };
+        let partitions = vec![partition(0, ErrorCode::None), partition(1, ErrorCode::InvalidRecord)];
+        for version in Produce::LOWEST_DECODED..=Produce::VERSIONS.1 {
+            let topic = TopicProduceResponse::default().with_partition_responses(partitions.clone());
+            let response = ProduceResponse::default().with_responses(vec![topic]);
+            let on_time = Frame::response(ApiKey::Produce as i16, version, 7, &response);
+            let mut expected = response;
+            expected.responses[0].partition_responses[0].error_code = ErrorCode::RequestTimedOut.code();
+            let expected = Frame::response(ApiKey::Produce as i16, version, 7, &expected);
+            let late = timed_out(on_time, version);
+            assert_eq!(late.into_parts().0.concat(), expected.into_parts().0.concat(), "version {version}");
+        }
+    }
 }

@@ -12,8 +12,13 @@ pub const INITIAL_EPOCH: i32 = 0;
 /// Session epoch of a request that ends its session, or wants none.
 pub const FINAL_EPOCH: i32 = -1;
 
-/// A session unused for this long may be evicted for any other.
-const IDLE_EVICTION_MS: u64 = 120_000;
+/// A session unused for this long may be evicted for any other; one that was in use for longer than this, for a larger
+/// one. Kafka's `min.incremental.fetch.session.eviction.ms`.
+const EVICTION_MS: u64 = 120_000;
+
+/// Partitions that all sessions together may remember: some 50 MB. Kafka bounds only the number of sessions, but one
+/// request can name a quarter of a million partitions.
+const PARTITIONS_MAX: usize = 250_000;
 
 /// A partition as Fetch requests name it: by topic id (version 13 and later) or by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +73,7 @@ struct Session {
     /// In the order in which they are served: partitions that returned data move to the end.
     order: Vec<CachedPartition>,
     positions: HashMap<FetchKey, usize>,
+    created_ms: u64,
     last_used_ms: u64,
 }
 
@@ -76,6 +82,8 @@ struct Session {
 pub struct FetchSessions {
     slots: usize,
     sessions: HashMap<i32, Session>,
+    /// In all sessions.
+    partitions: usize,
 }
 
 /// How a request is to be served.
@@ -107,7 +115,7 @@ impl FetchSessions {
     /// No sessions, at most `slots` of them ever.
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self { slots, sessions: HashMap::new() }
+        Self { slots, sessions: HashMap::new(), partitions: 0 }
     }
 
     /// Sessions open now.
@@ -133,9 +141,7 @@ impl FetchSessions {
         now_ms: u64,
     ) -> Result<FetchContext, SessionError> {
         if epoch == INITIAL_EPOCH || epoch == FINAL_EPOCH {
-            if id != NO_SESSION {
-                self.sessions.remove(&id);
-            }
+            self.remove(id);
             let full = epoch == INITIAL_EPOCH;
             return Ok(if full { FetchContext::Full } else { FetchContext::Sessionless });
         }
@@ -147,13 +153,27 @@ impl FetchSessions {
             return Err(SessionError::TopicIdError);
         }
         session.last_used_ms = now_ms;
+        session.epoch = next_epoch(epoch);
+        let before = session.order.len();
         session.update(wishes, forgotten);
-        if session.order.is_empty() {
-            self.sessions.remove(&id);
+        let now = session.order.len();
+        self.partitions = self.partitions - before + now;
+        if now == 0 {
+            self.remove(id);
             return Ok(FetchContext::Sessionless);
         }
-        session.epoch = next_epoch(epoch);
+        if now > before && self.partitions > PARTITIONS_MAX {
+            // The client asks for all again, and does without a session.
+            self.remove(id);
+            return Err(SessionError::NotFound);
+        }
         Ok(FetchContext::Incremental { id })
+    }
+
+    fn remove(&mut self, id: i32) {
+        if let Some(session) = self.sessions.remove(&id) {
+            self.partitions -= session.order.len();
+        }
     }
 
     /// What an incremental request asks for: everything its session remembers, in serving order.
@@ -181,12 +201,14 @@ impl FetchSessions {
             uses_topic_ids: by_topic_id,
             order: Vec::with_capacity(wishes.len()),
             positions: HashMap::with_capacity(wishes.len()),
+            created_ms: now_ms,
             last_used_ms: now_ms,
         };
         session.update(wishes, &[]);
         for ((key, _), told) in wishes.iter().zip(told) {
             session.must_tell(key, *told);
         }
+        self.partitions += session.order.len();
         self.sessions.insert(candidate_id, session);
         candidate_id
     }
@@ -200,21 +222,27 @@ impl FetchSessions {
         tell
     }
 
+    /// As Kafka's `FetchSessionCache`: the session longest unused goes if that is long enough; else the smallest, for a
+    /// larger one, but only after it has been in use for as long.
     fn make_room(&mut self, size: usize, now_ms: u64) -> bool {
+        if self.partitions + size > PARTITIONS_MAX {
+            return false;
+        }
         if self.sessions.len() < self.slots {
             return true;
         }
         let oldest = self.sessions.iter().min_by_key(|(_, session)| session.last_used_ms);
         let idle = oldest
-            .filter(|(_, session)| now_ms.saturating_sub(session.last_used_ms) > IDLE_EVICTION_MS)
+            .filter(|(_, session)| now_ms.saturating_sub(session.last_used_ms) > EVICTION_MS)
             .map(|(id, _)| *id);
-        // A larger session saves more than a smaller one, so it may take its place.
         let smaller = || {
-            let smallest = self.sessions.iter().min_by_key(|(_, session)| session.order.len())?;
-            (smallest.1.order.len() < size).then_some(*smallest.0)
+            let tried = |session: &Session| session.last_used_ms.saturating_sub(session.created_ms) > EVICTION_MS;
+            let evictable = self.sessions.iter().filter(|(_, session)| tried(session));
+            let (id, smallest) = evictable.min_by_key(|(id, session)| (session.order.len(), **id))?;
+            (smallest.order.len() < size).then_some(*id)
         };
         let Some(evicted) = idle.or_else(smaller) else { return false };
-        self.sessions.remove(&evicted);
+        self.remove(evicted);
         true
     }
 }
@@ -331,13 +359,34 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_bounded_and_prefers_idle_then_smaller_victims() {
+    fn a_session_goes_when_it_is_idle_or_for_a_larger_one_when_it_has_been_in_use_long_enough() {
         let (mut sessions, _) = session_of(2);
-        assert_eq!(sessions.create(8, true, &[(key(0), wish(0))], &[QUIET], 1), 8);
-        assert_eq!(sessions.create(9, true, &[(key(0), wish(0))], &[QUIET], 1), NO_SESSION);
-        let larger: Vec<_> = (0..5).map(|p| (key(p), wish(0))).collect();
-        assert_eq!(sessions.create(10, true, &larger, &[], 1), 10);
-        assert_eq!(sessions.create(11, true, &[(key(0), wish(0))], &[QUIET], 1 + IDLE_EVICTION_MS + 1), 11);
-        assert_eq!(sessions.len(), 2);
+        let wishes = |count: i32| (0..count).map(|p| (key(p), wish(0))).collect::<Vec<_>>();
+        assert_eq!(sessions.create(8, true, &wishes(1), &[QUIET], 1), 8);
+        assert_eq!(sessions.create(9, true, &wishes(5), &[], 1), NO_SESSION, "nobody had the time to use theirs");
+        let later = 1 + EVICTION_MS + 1;
+        assert_eq!(sessions.begin(7, 1, true, &[], &[], later), Ok(FetchContext::Incremental { id: 7 }));
+        assert_eq!(sessions.begin(8, 1, true, &[], &[], later), Ok(FetchContext::Incremental { id: 8 }));
+        assert_eq!(sessions.create(9, true, &wishes(1), &[], later), NO_SESSION, "not larger");
+        assert_eq!(sessions.create(9, true, &wishes(2), &[], later), 9, "larger than session 8");
+        assert_eq!(sessions.create(10, true, &wishes(2), &[], later), NO_SESSION, "9 is new, 7 as large");
+        assert_eq!(sessions.create(11, true, &wishes(1), &[], later + EVICTION_MS + 1), 11, "they are idle");
+        assert_eq!((sessions.len(), sessions.partitions), (2, 3));
+    }
+
+    #[test]
+    fn partitions_of_all_sessions_are_bounded() {
+        let mut sessions = FetchSessions::new(1000);
+        let wishes = |count: usize| (0..count as i32).map(|p| (key(p), wish(0))).collect::<Vec<_>>();
+        assert_eq!(sessions.create(1, true, &wishes(PARTITIONS_MAX + 1), &[], 1), NO_SESSION);
+        assert_eq!(sessions.create(2, true, &wishes(PARTITIONS_MAX - 1), &[], 1), 2);
+        assert_eq!(sessions.create(3, true, &wishes(2), &[], 1), NO_SESSION);
+        assert_eq!(sessions.create(3, true, &wishes(1), &[], 1), 3);
+        let more = [(key(1), wish(0))];
+        assert_eq!(sessions.begin(3, 1, true, &more, &[], 1), Err(SessionError::NotFound));
+        assert_eq!((sessions.len(), sessions.partitions), (1, PARTITIONS_MAX - 1));
+        assert_eq!(sessions.begin(2, 1, true, &[], &[], 1), Ok(FetchContext::Incremental { id: 2 }));
+        assert_eq!(sessions.begin(2, FINAL_EPOCH, true, &[], &[], 1), Ok(FetchContext::Sessionless));
+        assert_eq!(sessions.partitions, 0);
     }
 }

@@ -183,7 +183,7 @@ fn budgets(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> FmtResult {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     for (name, help, value) in [
         ("kafka_server_socketservermetrics_connection_count", "Open connections", broker.connections.open()),
-        ("ottla_request_bytes", "Bytes of requests being handled", bytes(broker.request_budget.used())),
+        ("ottla_request_bytes", "Bytes of requests being handled", bytes(broker.request_memory.used())),
         ("ottla_response_bytes", "Bytes of responses not yet sent", bytes(broker.response_budget.used())),
         ("ottla_upload_backlog_bytes", "Bytes that only the log holds", bytes(broker.streams.backlog_bytes())),
     ] {

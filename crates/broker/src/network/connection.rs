@@ -3,6 +3,8 @@
 //! Rule **responses-in-order**: responses leave in the order their requests came, although the work overlaps.
 //! Rule **ack-after-durable**: a response that waits for an LSN enters the outbox only once the WAL's durable
 //! position has reached it; if the log fails first, the connection closes and the outcome stays unknown to the client.
+//! Rule **answered-before-closed**: a request that makes the connection close is not taken before those in front of it
+//! are answered, as in Kafka, which handles one at a time.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,28 +15,34 @@ use std::time::Duration;
 use common::Lsn;
 use futures::future::{BoxFuture, FutureExt};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use wal::{DurableLsn, WalFailed};
 
 use super::dispatch::dispatch;
 use super::outbox::Outbox;
+use super::pace::Pace;
 use super::reader::{FrameReader, ReadError};
 use super::{ConnectionInfo, Frame, IN_FLIGHT_MAX};
 use crate::Broker;
-use crate::api::Served;
+use crate::api::{Late, Served};
 
-/// A client that takes none of the bytes waiting for it for this long is cut off if other clients wait for the memory
-/// that they hold; it may connect and ask again. While nobody waits it may take its time.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(5);
+/// A frame that has begun and of which nothing arrives for this long, or for which no memory is found, ends its
+/// connection.
+const FRAME_STALL_MAX: Duration = Duration::from_secs(30);
 
-/// A frame that has begun must be complete within this time.
-const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
+/// Responses to requests in front of the one that closes the connection must be ready and taken within this time.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes of finished responses that may wait for their turn before no more requests are taken in: a few bytes ask
-/// for megabytes of metadata, and a client need not read its answers.
+/// An answer that is not taken for this long is copied, so that it does not hold the memory of the log.
+const UNSHARE_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes of finished responses that may wait before no more requests are taken in and no more fetches begin: a few bytes
+/// ask for megabytes, and a client need not read its answers.
 const READY_BYTES_MAX: usize = 256 << 10;
 
-/// How often the limits above are looked at.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the limits above are looked at: of a connection that holds memory, and of any.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Connection {
     broker: Arc<Broker>,
@@ -48,7 +56,36 @@ pub(super) struct Connection {
     durable: Arc<DurableLsn>,
     /// Waits for the LSN of the oldest pending response.
     durable_wait: Option<BoxFuture<'static, Result<(), WalFailed>>>,
-    activity: Activity,
+    /// Why no more requests are taken in, and until when those in front are waited for.
+    closing: Option<(Closed, Duration)>,
+    check: Check,
+    frames: u64,
+    idle_since: Duration,
+    /// Frames taken in, bytes received and written, as of `idle_since`.
+    seen: (u64, u64, u64),
+    /// The frame being received for which memory is held, and the one being written.
+    receiving: Option<Pace>,
+    writing: Option<Pace>,
+}
+
+/// When limits are looked at next.
+struct Check {
+    timer: std::pin::Pin<Box<Sleep>>,
+    due: Duration,
+}
+
+impl Check {
+    /// Looks after `interval` at the latest.
+    fn within(&mut self, now: Duration, interval: Duration) {
+        if now + interval < self.due {
+            self.set(now, interval);
+        }
+    }
+
+    fn set(&mut self, now: Duration, interval: Duration) {
+        self.due = now + interval;
+        self.timer.set(tokio::time::sleep(interval));
+    }
 }
 
 /// A request that is not answered yet.
@@ -62,28 +99,20 @@ struct InFlight {
 /// A response that is still to come.
 enum Pending {
     Ready(Frame),
-    Durable(Lsn, Frame),
+    Durable(Lsn, Frame, Option<Late>),
     Later(BoxFuture<'static, Frame>),
     /// Runs once it is the oldest. What it takes from the response budget is thus given back when it is written:
     /// behind a request that waits for that budget itself it would never be.
-    InTurn(BoxFuture<'static, Frame>),
+    InTurn { future: BoxFuture<'static, Frame>, begun: bool },
 }
 
 impl Pending {
     fn encoded_bytes(&self) -> usize {
         match self {
-            Self::Ready(frame) | Self::Durable(_, frame) => frame.len(),
-            Self::Later(_) | Self::InTurn(_) => 0,
+            Self::Ready(frame) | Self::Durable(_, frame, _) => frame.len(),
+            Self::Later(_) | Self::InTurn { .. } => 0,
         }
     }
-}
-
-/// What the periodic check compares.
-struct Activity {
-    check: std::pin::Pin<Box<tokio::time::Sleep>>,
-    frames: u64,
-    seen: (u64, u64),
-    idle: Duration,
 }
 
 /// Why a connection ends.
@@ -99,14 +128,16 @@ pub(super) enum Closed {
     WalFailed,
     #[error("idle")]
     Idle,
-    #[error("the client reads too slowly")]
+    #[error("the client sends or reads too slowly while others wait for the memory")]
     Stalled,
 }
 
 impl Connection {
     pub(super) fn new(broker: Arc<Broker>, info: Arc<ConnectionInfo>, socket: TcpStream) -> Self {
         let reader =
-            FrameReader::new(broker.request_budget.clone(), broker.config.socket_request_max_bytes as usize);
+            FrameReader::new(broker.request_memory.clone(), broker.config.socket_request_max_bytes as usize);
+        let now = broker.clock.boot();
+        let timer = Box::pin(tokio::time::sleep(CHECK_INTERVAL_MAX));
         Self {
             durable: Arc::clone(broker.wal.durable()),
             broker,
@@ -117,64 +148,101 @@ impl Connection {
             ready_bytes: 0,
             outbox: Outbox::default(),
             durable_wait: None,
-            activity: Activity {
-                check: Box::pin(tokio::time::sleep(CHECK_INTERVAL)),
-                frames: 0,
-                seen: (0, 0),
-                idle: Duration::ZERO,
-            },
+            closing: None,
+            check: Check { timer, due: now + CHECK_INTERVAL_MAX },
+            frames: 0,
+            idle_since: now,
+            seen: (0, 0, 0),
+            receiving: None,
+            writing: None,
         }
     }
 
     /// Serves the connection until it ends.
     pub(super) async fn run(mut self) -> Closed {
-        let ended = std::future::poll_fn(|context| self.poll(context)).await;
-        match ended {
-            Ok(never) => match never {},
-            Err(closed) => closed,
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Closed> {
+        loop {
+            if let Err(closed) = self.go_on(context) {
+                return Poll::Ready(closed);
+            }
+            if self.reader.leased_until().is_some() || !self.outbox.is_empty() {
+                self.check.within(self.broker.clock.boot(), CHECK_INTERVAL_MIN);
+            }
+            if self.check.timer.poll_unpin(context).is_pending() {
+                return Poll::Pending;
+            }
+            let now = self.broker.clock.boot();
+            self.check.set(now, CHECK_INTERVAL_MAX);
+            if let Err(closed) = self.check_limits(now) {
+                return Poll::Ready(closed);
+            }
         }
     }
 
-    /// One turn: take requests in, collect finished responses, write. Pending when none of it can go on.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<std::convert::Infallible, Closed>> {
+    /// Takes requests in, collects finished responses, writes: until none of it can go on.
+    fn go_on(&mut self, context: &mut Context<'_>) -> Result<(), Closed> {
         loop {
-            self.take_frames()?;
+            let taken = self.take_frames();
+            self.close_after(taken);
             self.collect(context)?;
-            let flushed = self.outbox.poll_flush(&self.socket, context)?.is_ready();
-            // While the client does not read its responses, none of its requests is taken in either.
-            if !flushed || self.is_full() {
-                break;
+            if self.outbox.poll_flush(&self.socket, context)?.is_pending() {
+                // While the client does not read its responses, none of its requests is read either.
+                return Ok(());
             }
-            // Frames that came in beyond the limit: nothing else would ever wake this task for them.
-            if self.reader.has_frame()? {
+            if self.pending.is_empty()
+                && let Some((reason, _)) = self.closing.take()
+            {
+                return Err(reason);
+            }
+            let is_held_back = matches!(self.pending.front(), Some(InFlight { response: Pending::InTurn { begun: false, .. }, .. }));
+            if is_held_back {
                 continue;
             }
-            if self.reader.poll_fill(&self.socket, context)?.is_pending() {
-                break;
+            if self.is_full() || self.closing.is_some() {
+                return Ok(());
+            }
+            // Frames that came in beyond the limit: nothing else would ever wake this task for them.
+            if self.reader.has_frame().unwrap_or(true) {
+                continue;
+            }
+            match self.reader.poll_fill(&self.socket, context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error @ ReadError::Io(_))) => return Err(error.into()),
+                Poll::Ready(filled) => self.close_after(filled.map_err(Closed::from)),
             }
         }
-        self.poll_limits(context)?;
-        Poll::Pending
+    }
+
+    /// Lets the connection end for this reason once what is pending is answered.
+    fn close_after(&mut self, outcome: Result<(), Closed>) {
+        if let Err(reason) = outcome {
+            let now = self.broker.clock.boot();
+            self.check.within(now, CLOSE_TIME_MAX);
+            self.closing = Some((reason, now + CLOSE_TIME_MAX));
+        }
     }
 
     /// Whether something pending must be done before more is taken in: the newest, where later requests may count on
     /// its effect, or else the oldest. Either wakes this task.
     fn is_full(&self) -> bool {
         let is_held_up = matches!(self.pending.back(), Some(InFlight { response: Pending::Later(_), .. }));
-        is_held_up || self.pending.len() >= IN_FLIGHT_MAX || self.ready_bytes >= READY_BYTES_MAX
+        is_held_up || self.pending.len() >= IN_FLIGHT_MAX || self.ready_bytes + self.outbox.bytes() >= READY_BYTES_MAX
     }
 
     fn take_frames(&mut self) -> Result<(), Closed> {
-        while !self.is_full() {
+        while !self.is_full() && self.closing.is_none() {
             let Some(frame) = self.reader.next_frame()? else { break };
-            self.activity.frames += 1;
+            self.frames += 1;
             let since = self.broker.clock.boot();
             let key = frame.first_chunk::<2>().map_or(-1, |key| i16::from_be_bytes(*key));
             let response = match dispatch(&self.broker, &self.info, frame) {
                 Served::Now(frame) => Pending::Ready(frame),
-                Served::Durable(lsn, frame) => Pending::Durable(lsn, frame),
+                Served::Durable(lsn, frame, late) => Pending::Durable(lsn, frame, late),
                 Served::Later(future) => Pending::Later(future),
-                Served::InTurn(future) => Pending::InTurn(future),
+                Served::InTurn(future) => Pending::InTurn { future, begun: false },
                 Served::Silent => continue,
                 Served::Close(reason) => return Err(Closed::Refused(reason)),
             };
@@ -194,27 +262,10 @@ impl Connection {
                 *response = Pending::Ready(frame);
             }
         }
-        while let Some(front) = self.pending.front_mut() {
-            match &mut front.response {
-                Pending::Ready(_) => {}
-                Pending::Durable(lsn, _) => {
-                    let lsn = *lsn;
-                    if !self.is_durable(lsn, context)? {
-                        break;
-                    }
-                }
-                Pending::Later(_) => break,
-                Pending::InTurn(future) => match future.poll_unpin(context) {
-                    Poll::Ready(frame) => {
-                        self.ready_bytes += frame.len();
-                        front.response = Pending::Ready(frame);
-                    }
-                    Poll::Pending => break,
-                },
-            }
+        while self.is_front_ready(context)? {
             let Some(InFlight { key, since, response }) = self.pending.pop_front() else { break };
             self.ready_bytes -= response.encoded_bytes();
-            if let Pending::Ready(frame) | Pending::Durable(_, frame) = response {
+            if let Pending::Ready(frame) | Pending::Durable(_, frame, _) = response {
                 if frame.is_empty() {
                     return Err(Closed::Refused("the response could not be encoded".into()));
                 }
@@ -224,6 +275,29 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether the oldest response can be sent.
+    fn is_front_ready(&mut self, context: &mut Context<'_>) -> Result<bool, Closed> {
+        let waiting = self.outbox.bytes();
+        let Some(front) = self.pending.front_mut() else { return Ok(false) };
+        match &mut front.response {
+            Pending::Ready(_) => Ok(true),
+            Pending::Later(_) => Ok(false),
+            // What a fetch takes would wait as well, behind a client that does not read.
+            Pending::InTurn { begun: false, .. } if waiting >= READY_BYTES_MAX => Ok(false),
+            Pending::InTurn { future, begun } => {
+                *begun = true;
+                let Poll::Ready(frame) = future.poll_unpin(context) else { return Ok(false) };
+                self.ready_bytes += frame.len();
+                front.response = Pending::Ready(frame);
+                Ok(true)
+            }
+            Pending::Durable(lsn, _, late) => {
+                let (lsn, until) = (*lsn, late.as_ref().map(|late| front.since + late.within));
+                Ok(self.is_durable(lsn, context)? || self.is_late(until))
+            }
+        }
     }
 
     /// Whether `lsn`, the one of the oldest response, is durable; if not, this task is woken when it is.
@@ -245,27 +319,64 @@ impl Connection {
         }
     }
 
+    /// Whether the oldest response, which is not durable, was to be sent by `until`: its answer is then another one.
+    fn is_late(&mut self, until: Option<Duration>) -> bool {
+        let Some(until) = until else { return false };
+        let now = self.broker.clock.boot();
+        if now < until {
+            self.check.within(now, until.saturating_sub(now));
+            return false;
+        }
+        self.durable_wait = None;
+        if let Some(front) = self.pending.front_mut()
+            && let Pending::Durable(_, frame, late) = &mut front.response
+            && let Some(late) = late.take()
+        {
+            self.ready_bytes -= frame.len();
+            *frame = late.answer(std::mem::take(frame));
+            self.ready_bytes += frame.len();
+        }
+        true
+    }
+
     /// Ends connections that are idle, or that keep memory without making progress.
-    fn poll_limits(&mut self, context: &mut Context<'_>) -> Result<(), Closed> {
-        while self.activity.check.poll_unpin(context).is_ready() {
-            self.activity.check.set(tokio::time::sleep(CHECK_INTERVAL));
-            let now = (self.activity.frames, self.outbox.written());
-            if now != self.activity.seen || (!self.pending.is_empty() && self.outbox.is_empty()) {
-                self.activity.seen = now;
-                self.activity.idle = Duration::ZERO;
-                continue;
-            }
-            self.activity.idle += CHECK_INTERVAL;
-            let idle = self.activity.idle;
-            let stalled = !self.outbox.is_empty() && idle >= WRITE_STALL_MAX;
-            if stalled && self.broker.response_budget.is_contended() {
+    fn check_limits(&mut self, now: Duration) -> Result<(), Closed> {
+        if let Some((reason, _)) = self.closing.take_if(|(_, until)| now >= *until) {
+            return Err(reason);
+        }
+        let seen = (self.frames, self.reader.received(), self.outbox.written());
+        if seen != self.seen || (!self.pending.is_empty() && self.outbox.is_empty()) {
+            self.seen = seen;
+            self.idle_since = now;
+        }
+        let idle = now.saturating_sub(self.idle_since);
+        let mid_frame = self.reader.is_mid_frame() && self.outbox.is_empty() && idle >= FRAME_STALL_MAX;
+        if mid_frame || idle >= Duration::from_millis(self.broker.config.connections_max_idle_ms) {
+            return Err(Closed::Idle);
+        }
+        let (received, written) = (seen.1, seen.2);
+        // While the log takes its time nothing more is read, and that is not the client's fault.
+        let log_is_slow = matches!(self.pending.front(), Some(InFlight { response: Pending::Durable(..), .. }));
+        let leased_until = self.reader.leased_until().filter(|_| !log_is_slow);
+        self.receiving = paced(self.receiving, now, received, leased_until);
+        if self.receiving.is_some_and(|pace| pace.is_behind(now, received)) && self.broker.request_memory.is_contended() {
+            return Err(Closed::Stalled);
+        }
+        self.writing = paced(self.writing, now, written, self.outbox.front_end());
+        if let Some(pace) = self.writing {
+            if pace.is_behind(now, written) && self.broker.response_budget.is_contended() {
                 return Err(Closed::Stalled);
             }
-            let mid_frame = self.reader.is_mid_frame() && idle >= FRAME_TIME_MAX;
-            if mid_frame || idle >= Duration::from_millis(self.broker.config.connections_max_idle_ms) {
-                return Err(Closed::Idle);
+            if pace.elapsed(now) >= UNSHARE_AFTER {
+                self.outbox.unshare();
             }
         }
         Ok(())
     }
+}
+
+/// The pace of the transfer that is to reach `end`: it began when it was first seen.
+fn paced(known: Option<Pace>, now: Duration, at: u64, end: Option<u64>) -> Option<Pace> {
+    let end = end?;
+    Some(known.filter(|pace| pace.end() == end).unwrap_or_else(|| Pace::new(now, at, end)))
 }

@@ -6,10 +6,13 @@ mod dispatch;
 mod frame;
 mod listener;
 mod outbox;
+mod pace;
 mod reader;
+mod request_memory;
 
 pub use frame::Frame;
 pub use listener::{BoundListener, Limits};
+pub use request_memory::RequestMemory;
 
 use std::net::SocketAddr;
 

@@ -17,29 +17,50 @@ const PIECES_PER_WRITE: usize = 64;
 #[derive(Default)]
 pub(super) struct Outbox {
     pieces: VecDeque<Bytes>,
-    /// Leases of the frames in `pieces`; given back when all is written.
-    leases: Vec<ByteLease>,
-    bytes: usize,
+    /// The frames that `pieces` are made of, by where they end in all that was ever pushed, each with the lease on its
+    /// memory, which is given back when the frame is written.
+    frames: VecDeque<(u64, Option<ByteLease>)>,
+    pushed: u64,
     written: u64,
+    /// What was pushed before is in memory of its own.
+    unshared_until: u64,
 }
 
 impl Outbox {
     pub(super) fn push(&mut self, frame: Frame) {
         let (pieces, lease) = frame.into_parts();
-        for piece in pieces {
-            self.bytes += piece.len();
-            self.pieces.push_back(piece);
-        }
-        self.leases.extend(lease);
+        self.pushed += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.pieces.extend(pieces);
+        self.frames.push_back((self.pushed, lease));
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        usize::try_from(self.pushed - self.written).unwrap_or(usize::MAX)
+    }
+
     /// Bytes written since the connection began; grows whenever the client reads.
     pub(super) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Where, in all that is written, the frame ends that is on its way.
+    pub(super) fn front_end(&self) -> Option<u64> {
+        self.frames.front().map(|(end, _)| *end)
+    }
+
+    /// Copies what waits. The pieces are slices of the log's blocks and of caches, and the smallest of them keeps a whole
+    /// block of memory from being used again, for as long as a client takes to read. The copies are covered by the
+    /// frames' leases.
+    pub(super) fn unshare(&mut self) {
+        if self.unshared_until < self.pushed {
+            self.pieces.iter_mut().for_each(|piece| *piece = Bytes::copy_from_slice(piece));
+            self.unshared_until = self.pushed;
+        }
     }
 
     /// Writes until everything is out (ready) or the socket takes no more (pending).
@@ -62,7 +83,6 @@ impl Outbox {
     }
 
     fn advance(&mut self, mut written: usize) {
-        self.bytes -= written;
         self.written += written as u64;
         while let Some(front) = self.pieces.front_mut() {
             if front.len() > written {
@@ -72,8 +92,8 @@ impl Outbox {
             written -= front.len();
             self.pieces.pop_front();
         }
-        if self.pieces.is_empty() {
-            self.leases.clear();
+        while self.frames.front().is_some_and(|(end, _)| *end <= self.written) {
+            self.frames.pop_front();
         }
     }
 }

@@ -1,28 +1,29 @@
 //! Splits a connection's bytes into frames: a 4-byte big-endian length, then that many bytes.
 //!
-//! Frames up to [`SMALL`] bytes share a small buffer that stays with the connection. A larger frame is read
-//! straight into memory of its size, which is leased from the broker's budget first; where the budget is used
-//! up the connection waits, unread, in its own socket buffers.
+//! Frames up to [`SMALL`] bytes share a small buffer that stays with the connection. For a larger frame memory is found
+//! as its bytes arrive, see [`RequestMemory`]; while there is none the connection waits, unread, in its own socket
+//! buffers.
 
 use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use common::budget::{ByteBudget, ByteLease};
 use futures::future::BoxFuture;
+use kafka_protocol::messages::ApiKey;
+use protocol::guard;
 use tokio::net::TcpStream;
 
-/// Bytes of the buffer that every connection keeps.
-const SMALL: usize = 16 * 1024;
+use super::request_memory::{RequestMemory, SMALL, Share};
 
 /// Reads frames off one connection.
 pub(super) struct FrameReader {
-    budget: ByteBudget,
+    memory: RequestMemory,
     frame_bytes_max: usize,
     buffer: BytesMut,
-    /// Covers `buffer` while that is larger than [`SMALL`].
-    lease: Option<ByteLease>,
-    waiting: Option<BoxFuture<'static, ByteLease>>,
+    /// Covers `buffer` while that may be larger than [`SMALL`].
+    share: Option<Share>,
+    waiting: Option<BoxFuture<'static, Share>>,
+    received: u64,
 }
 
 /// Why no more frames come.
@@ -31,6 +32,9 @@ pub(super) enum ReadError {
     /// The client closed its side between two frames.
     #[error("closed by the client")]
     Closed,
+    /// The client closed its side amid a frame.
+    #[error("closed by the client before the end of a request")]
+    Truncated,
     /// The client sent a length that no request has.
     #[error("a frame of {0} bytes is outside 8..={1}")]
     Length(i32, usize),
@@ -40,8 +44,8 @@ pub(super) enum ReadError {
 }
 
 impl FrameReader {
-    pub(super) fn new(budget: ByteBudget, frame_bytes_max: usize) -> Self {
-        Self { budget, frame_bytes_max, buffer: BytesMut::new(), lease: None, waiting: None }
+    pub(super) fn new(memory: RequestMemory, frame_bytes_max: usize) -> Self {
+        Self { memory, frame_bytes_max, buffer: BytesMut::new(), share: None, waiting: None, received: 0 }
     }
 
     /// The next frame without its length prefix, if it is here already.
@@ -64,17 +68,33 @@ impl FrameReader {
         !self.buffer.is_empty()
     }
 
+    /// Bytes received since the connection began.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Where, in all that is received, the frame ends for which memory is held; `None` while there is no such frame or
+    /// while it waits for memory itself.
+    pub(super) fn leased_until(&self) -> Option<u64> {
+        self.share.as_ref()?;
+        let length = self.frame_length().ok()??;
+        Some(self.received + (4 + length).saturating_sub(self.buffer.len()) as u64)
+    }
+
     /// Reads what the socket has. Ready when bytes came in, or with the reason why none ever will. Not to be called
     /// while [`Self::has_frame`]: there may be no room left to read into.
     pub(super) fn poll_fill(&mut self, socket: &TcpStream, context: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
         loop {
             ready!(socket.poll_read_ready(context))?;
             ready!(self.poll_reserve(context))?;
-            let spare = self.buffer.capacity() - self.buffer.len();
+            let spare = self.room().min(self.buffer.capacity()) - self.buffer.len();
             let mut spare = (&mut self.buffer).limit(spare);
             match socket.try_read_buf(&mut spare) {
                 Ok(0) => return Poll::Ready(Err(self.end_of_stream())),
-                Ok(_) => return Poll::Ready(Ok(())),
+                Ok(read) => {
+                    self.received += read as u64;
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.shrink(),
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -82,57 +102,58 @@ impl FrameReader {
     }
 
     fn end_of_stream(&self) -> ReadError {
-        if self.buffer.is_empty() { ReadError::Closed } else { io::Error::from(io::ErrorKind::UnexpectedEof).into() }
+        if self.buffer.is_empty() { ReadError::Closed } else { ReadError::Truncated }
     }
 
     /// Length of the frame at the front, once its prefix is here.
     fn frame_length(&self) -> Result<Option<usize>, ReadError> {
         let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
-        let length = i32::from_be_bytes(*prefix);
+        let declared = i32::from_be_bytes(*prefix);
+        let length = usize::try_from(declared).unwrap_or(0);
+        let max = if length > SMALL { self.length_max() } else { self.frame_bytes_max };
         // Key, version and correlation id: what the shortest request header has.
-        let valid = usize::try_from(length).ok().filter(|length| (8..=self.frame_bytes_max).contains(length));
-        valid.map(Some).ok_or(ReadError::Length(length, self.frame_bytes_max))
+        if (8..=max).contains(&length) { Ok(Some(length)) } else { Err(ReadError::Length(declared, max)) }
     }
 
-    /// Makes room for the rest of the frame at the front, or for a small one.
+    /// The longest frame worth reading, as far as its first bytes tell: a request of an unknown API will be refused
+    /// whatever follows, and few APIs have requests as large as `socket.request.max.bytes`.
+    fn length_max(&self) -> usize {
+        let Some(key) = self.buffer.get(4..6).and_then(|key| key.try_into().ok()) else { return self.frame_bytes_max };
+        let key = ApiKey::try_from(i16::from_be_bytes(key));
+        key.map_or(SMALL, |key| guard::frame_max(key, self.frame_bytes_max))
+    }
+
+    /// Bytes that the buffer may hold.
+    fn room(&self) -> usize {
+        self.share.as_ref().map_or(SMALL, Share::room)
+    }
+
+    /// Makes room for more of the frame at the front, or for a small one.
     fn poll_reserve(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
         let frame = self.frame_length()?.map_or(SMALL, |length| length + 4);
-        let wanted = frame.max(SMALL);
-        let spare = self.buffer.capacity() - self.buffer.len();
-        if spare > 0 && self.buffer.capacity() >= frame {
-            return Poll::Ready(Ok(()));
+        if self.buffer.len() >= self.room() {
+            let share = ready!(self.poll_grow(frame, context));
+            self.share = Some(share);
         }
-        let leased = self.lease.as_ref().map_or(SMALL as u64, ByteLease::bytes);
-        if wanted as u64 > leased {
-            // The old lease goes back first: two connections that each hold one and wait for more would
-            // otherwise wait for each other.
-            self.lease = None;
-            let lease = ready!(self.poll_lease(wanted as u64, context));
-            self.lease = Some(lease);
+        let room = self.room();
+        if self.buffer.len() == self.buffer.capacity() || self.buffer.capacity() < frame.min(room) {
+            self.buffer.reserve(room - self.buffer.len());
         }
-        self.buffer.reserve(wanted - self.buffer.len().min(wanted));
         Poll::Ready(Ok(()))
     }
 
-    fn poll_lease(&mut self, bytes: u64, context: &mut Context<'_>) -> Poll<ByteLease> {
-        if self.waiting.is_none() {
-            if let Some(lease) = self.budget.try_take(bytes) {
-                return Poll::Ready(lease);
-            }
-            let budget = self.budget.clone();
-            self.waiting = Some(Box::pin(async move { budget.take(bytes).await }));
-        }
-        let Some(waiting) = self.waiting.as_mut() else { return Poll::Pending };
-        let lease = ready!(waiting.as_mut().poll(context));
+    fn poll_grow(&mut self, total: usize, context: &mut Context<'_>) -> Poll<Share> {
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(self.memory.clone().grow(self.share.take(), total)));
+        let share = ready!(waiting.as_mut().poll(context));
         self.waiting = None;
-        Poll::Ready(lease)
+        Poll::Ready(share)
     }
 
     /// Gives a large buffer back when nothing is left in it and nothing more is coming at the moment.
     fn shrink(&mut self) {
-        if self.buffer.is_empty() && self.lease.is_some() {
+        if self.buffer.is_empty() && self.share.is_some() {
             self.buffer = BytesMut::new();
-            self.lease = None;
+            self.share = None;
         }
     }
 }
