@@ -8,16 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::Offset;
 use common::budget::ByteLease;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, StreamExt};
 use protocol::ErrorCode;
 use s3stream::ReadClass;
 
 use super::response::{FetchAnswer, LeaderEndpoint, PartitionAnswer};
 use super::session::{FetchKey, FetchWish, Told};
 use crate::Broker;
-use crate::partition::{DataWait, Isolation, LookupError, Partition, ReadError};
+use crate::partition::{DataWait, Isolation, LookupError, Partition, PartitionRead, ReadError};
 
 /// Most bytes that one request loads from the log or the store.
 const LOAD_BYTES_MAX: usize = 8 << 20;
+/// Partitions that one request loads at the same time.
+const LOADS_IN_FLIGHT: usize = 8;
 /// Part of the budget that one request gets while others wait.
 const SHARES: u64 = 64;
 /// How long a fetch whose client does not wait at all waits for its share of the response budget.
@@ -126,6 +130,17 @@ struct Pass {
 }
 
 impl Pass {
+    fn of(wishes: &[(FetchKey, FetchWish)], answers: Vec<Answered>) -> Self {
+        Self {
+            bytes: answers.iter().map(|answered| answered.answer.bytes()).sum(),
+            available: answers.iter().map(|answered| answered.available).sum(),
+            errors: answers.iter().any(|answered| answered.answer.error_code != 0),
+            unloaded: answers.iter().any(|answered| answered.unloaded),
+            partitions: wishes.iter().map(|(key, _)| key.clone()).zip(answers.into_iter().map(|a| a.answer)).collect(),
+            lease: None,
+        }
+    }
+
     fn is_enough(&self, min_bytes: usize) -> bool {
         self.errors || self.unloaded || self.available >= min_bytes
     }
@@ -183,6 +198,8 @@ async fn within_budget(
     pass
 }
 
+/// Reads all partitions, in their order: first what is in memory, then what is not, several at a time, if `source`
+/// allows that. A partition that must be loaded has its limit set aside from what those after it may return.
 async fn read(
     wishes: &[(FetchKey, FetchWish)],
     found: &[Found],
@@ -190,24 +207,36 @@ async fn read(
     max_bytes: usize,
     source: Source,
 ) -> Pass {
-    let partitions = Vec::with_capacity(wishes.len());
-    let mut pass = Pass { partitions, bytes: 0, available: 0, errors: false, unloaded: false, lease: None };
-    for ((key, wish), found) in wishes.iter().zip(found) {
-        let answered = match found {
-            Ok(partition) => {
-                let wanted = usize::try_from(wish.max_bytes).unwrap_or(0);
-                let limit = wanted.min(max_bytes.saturating_sub(pass.bytes));
-                read_partition(partition, *wish, limit, pass.bytes == 0, parameters.isolation, source).await
-            }
-            Err(error) => Answered::from(error.clone()),
+    let mut planned = 0_usize;
+    let mut readings = Vec::with_capacity(wishes.len());
+    for ((_, wish), found) in wishes.iter().zip(found) {
+        let limit = usize::try_from(wish.max_bytes).unwrap_or(0).min(max_bytes.saturating_sub(planned));
+        let ask = Ask { from: Offset(wish.offset), limit, at_least_one: planned == 0, isolation: parameters.isolation };
+        let reading = match found {
+            Ok(partition) => read_cached(partition, wish, ask),
+            Err(error) => Reading::Answer(error.clone().into()),
         };
-        pass.bytes += answered.answer.bytes();
-        pass.available += answered.available;
-        pass.errors |= answered.answer.error_code != 0;
-        pass.unloaded |= answered.unloaded;
-        pass.partitions.push((key.clone(), answered.answer));
+        planned += match &reading {
+            Reading::Answer(answered) => answered.answer.bytes(),
+            // Something is set aside even where the limit is zero: only one partition exceeds its limit.
+            Reading::Load { ask, .. } => ask.limit.max(1),
+        };
+        readings.push(reading);
     }
-    pass
+    let answers = match source {
+        Source::Memory => readings.into_iter().map(Reading::without_loading).collect(),
+        Source::Any => load(readings).await,
+    };
+    Pass::of(wishes, answers)
+}
+
+/// What one partition is asked for.
+#[derive(Clone, Copy)]
+struct Ask {
+    from: Offset,
+    limit: usize,
+    at_least_one: bool,
+    isolation: Isolation,
 }
 
 /// One partition's part in a reading.
@@ -225,43 +254,90 @@ impl From<PartitionAnswer> for Answered {
     }
 }
 
-async fn read_partition(
-    partition: &Partition,
-    wish: FetchWish,
-    limit: usize,
-    at_least_one: bool,
-    isolation: Isolation,
-    source: Source,
-) -> Answered {
-    let from = Offset(wish.offset);
-    let mut unloaded = false;
-    let read = match partition.read_cached(from, limit, isolation, at_least_one) {
-        Ok(Some(read)) => Ok(read),
-        Ok(None) if source == Source::Memory => {
-            unloaded = true;
-            // Without a byte to return nothing needs I/O.
-            partition.read_cached(from, 0, isolation, false).map(Option::unwrap_or_default)
+/// A partition that was looked at without waiting.
+enum Reading<'a> {
+    Answer(Answered),
+    /// Its records are in the log or the store.
+    Load { partition: &'a Partition, ask: Ask },
+}
+
+impl<'a> Reading<'a> {
+    fn to_load(&self) -> Option<(&'a Partition, Ask)> {
+        match self {
+            Self::Answer(_) => None,
+            Self::Load { partition, ask } => Some((partition, *ask)),
         }
-        Ok(None) => partition.read(from, limit, isolation, at_least_one, ReadClass::CatchUp).await,
-        Err(error) => Err(error),
-    };
+    }
+
+    async fn loaded(self) -> Answered {
+        match self {
+            Self::Answer(answered) => answered,
+            Self::Load { partition, ask } => {
+                let Ask { from, limit, isolation, at_least_one } = ask;
+                let read = partition.read(from, limit, isolation, at_least_one, ReadClass::CatchUp).await;
+                answer(partition, ask, Source::Any, read)
+            }
+        }
+    }
+
+    fn without_loading(self) -> Answered {
+        match self {
+            Self::Answer(answered) => answered,
+            Self::Load { partition, ask } => {
+                // Without a byte to return nothing needs I/O.
+                let read = partition.read_cached(ask.from, 0, ask.isolation, false).map(Option::unwrap_or_default);
+                Answered { unloaded: true, ..answer(partition, ask, Source::Memory, read) }
+            }
+        }
+    }
+}
+
+fn read_cached<'a>(partition: &'a Partition, wish: &FetchWish, ask: Ask) -> Reading<'a> {
+    if let Err(code) = partition.check_leader_epoch(wish.leader_epoch) {
+        return Reading::Answer(PartitionAnswer::error(code.code()).into());
+    }
+    match partition.read_cached(ask.from, ask.limit, ask.isolation, ask.at_least_one) {
+        Ok(Some(read)) => Reading::Answer(answer(partition, ask, Source::Memory, Ok(read))),
+        Ok(None) => Reading::Load { partition, ask },
+        Err(error) => Reading::Answer(answer(partition, ask, Source::Memory, Err(error))),
+    }
+}
+
+/// Loads what is not in memory, several partitions at a time.
+async fn load(readings: Vec<Reading<'_>>) -> Vec<Answered> {
+    let asks: Vec<Option<(&Partition, Ask)>> = readings.iter().map(Reading::to_load).collect();
+    let loads: Vec<BoxFuture<'_, Answered>> = readings.into_iter().map(|reading| reading.loaded().boxed()).collect();
+    let mut answers: Vec<Answered> = stream::iter(loads).buffered(LOADS_IN_FLIGHT).collect().await;
+    // Where the one that may exceed its limit turned out to have nothing, the next one may.
+    for (at, ask) in asks.into_iter().enumerate() {
+        if answers.iter().any(|answered| answered.answer.bytes() > 0 || answered.answer.error_code != 0) {
+            break;
+        }
+        if let Some((partition, ask)) = ask.filter(|(_, ask)| !ask.at_least_one) {
+            answers[at] = Reading::Load { partition, ask: Ask { at_least_one: true, ..ask } }.loaded().await;
+        }
+    }
+    answers
+}
+
+fn answer(partition: &Partition, ask: Ask, source: Source, read: Result<PartitionRead, ReadError>) -> Answered {
     match read {
         Ok(read) => {
-            let available = if read.truncated { read.bytes.max(limit) } else { read.bytes };
+            let available = if read.truncated { read.bytes.max(ask.limit) } else { read.bytes };
             let answer = PartitionAnswer {
                 error_code: 0,
                 high_watermark: read.high_watermark.0,
                 last_stable_offset: read.last_stable_offset.0,
                 log_start_offset: read.log_start.0,
-                aborted: (isolation == Isolation::ReadCommitted).then(Vec::new),
+                aborted: (ask.isolation == Isolation::ReadCommitted).then(Vec::new),
                 current_leader: None,
                 records: read.slices.into_iter().map(|slice| unpinned(slice.bytes, source)).collect(),
             };
-            Answered { answer, available, unloaded }
+            Answered { answer, available, unloaded: false }
         }
         Err(error) => {
             if let ReadError::Storage(cause) = &error {
-                tracing::warn!(?partition, offset = wish.offset, %cause, "a fetch could not be served");
+                tracing::warn!(?partition, offset = ask.from.0, %cause, "a fetch could not be served");
             }
             PartitionAnswer::error(error.code().code()).into()
         }
