@@ -393,3 +393,38 @@ fn leader_endpoints(broker: &Broker, leaders: impl Iterator<Item = i32>, listene
     };
     ids.iter().filter_map(endpoint).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::tests::rig::{Rig, accepted, plain};
+
+    #[tokio::test]
+    async fn only_one_loaded_partition_exceeds_its_limit_and_that_is_one_with_records() {
+        let rig = Rig::durable();
+        let partition = rig.open().await;
+        let batch = plain(3);
+        for _ in 0..2 {
+            accepted(&partition, &batch);
+        }
+        rig.store.flush().await.expect("uploads");
+        rig.store.drop_log_cache();
+        let bytes_of = |asks: &[(i64, usize, bool)]| {
+            let ask = |(from, limit, at_least_one): &(i64, usize, bool)| {
+                let (limit, at_least_one) = (*limit, *at_least_one);
+                let ask = Ask { from: Offset(*from), limit, at_least_one, isolation: Isolation::ReadUncommitted };
+                Reading::Load { partition: &partition, ask }
+            };
+            let readings: Vec<_> = asks.iter().map(ask).collect();
+            async move {
+                let answers = load(readings).await;
+                answers.iter().map(|answered| answered.answer.bytes()).collect::<Vec<_>>()
+            }
+        };
+        let one = batch.len();
+        assert_eq!(bytes_of(&[(0, 2 * one, true), (3, one, false)]).await, [2 * one, one]);
+        assert_eq!(bytes_of(&[(0, 1, true), (3, 1, false)]).await, [one, 0]);
+        // The first has nothing above the high watermark.
+        assert_eq!(bytes_of(&[(6, 1, true), (3, 1, false), (0, 1, false)]).await, [0, one, 0]);
+    }
+}

@@ -44,7 +44,7 @@ impl Rig {
     }
 
     /// A log that makes every append durable at once.
-    pub(super) fn durable() -> Self {
+    pub(crate) fn durable() -> Self {
         Self::new(MemoryLog::new(64 << 20, 1 << 20, true), super::config())
     }
 
@@ -112,7 +112,7 @@ pub(super) fn idempotent(producer_id: i64, epoch: i16, base_sequence: i32, recor
     fill(BatchBuilder::new().with_producer(producer_id, epoch, base_sequence), records)
 }
 
-pub(super) fn plain(records: i32) -> Bytes {
+pub(crate) fn plain(records: i32) -> Bytes {
     fill(BatchBuilder::new(), records)
 }
 
@@ -128,7 +128,7 @@ pub(super) fn append(partition: &Partition, batch: &Bytes) -> Result<AppendedBat
 }
 
 /// Appends a batch that must be taken; its base offset and log position.
-pub(super) fn accepted(partition: &Partition, batch: &Bytes) -> (i64, Lsn) {
+pub(crate) fn accepted(partition: &Partition, batch: &Bytes) -> (i64, Lsn) {
     let appended = append(partition, batch).expect("accepted");
     (appended.base_offset.0, appended.lsn)
 }
