@@ -104,6 +104,9 @@ pub enum GuardError {
     /// A negative length or count, or null where it may not stand.
     #[error("the length or count before byte {0} is invalid")]
     Length(usize),
+    /// What says whether a structure follows is neither yes nor no.
+    #[error("the marker of a nullable structure before byte {0} is invalid")]
+    Marker(usize),
     /// A tagged field's size is not that of its content.
     #[error("the tagged field before byte {0} has a wrong size")]
     Tag(usize),
@@ -243,11 +246,12 @@ impl Walk<'_> {
                     let count = self.compact()?;
                     self.array(count, nullable, element)?;
                 }
-                Step::Nullable(shape) => {
-                    if i8::from_be_bytes(self.fixed()?) >= 0 {
-                        self.shape(&SHAPES[usize::from(shape)])?;
-                    }
-                }
+                Step::Nullable(shape) => match i8::from_be_bytes(self.fixed()?) {
+                    ..0 => {}
+                    1 => self.shape(&SHAPES[usize::from(shape)])?,
+                    // Never sent. To Kafka a struct follows, to the codec none does: the rest would be misread.
+                    _ => return Err(GuardError::Marker(self.at)),
+                },
                 Step::Tags(known) => self.tags(known)?,
             }
         }

@@ -1,7 +1,8 @@
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::describe_topic_partitions_request::Cursor;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{MetadataRequest, ProduceRequest, RequestHeader as KafkaHeader, TopicName};
+use kafka_protocol::messages::{DescribeTopicPartitionsRequest, MetadataRequest, ProduceRequest, RequestHeader as KafkaHeader, TopicName};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
 use super::*;
@@ -75,6 +76,25 @@ fn counts_that_cannot_be_true() {
     request[2..4].copy_from_slice(&0_i16.to_be_bytes());
     request.extend_from_slice(&(-1_i32).to_be_bytes());
     assert_eq!(check(&request), Err(GuardError::Length(request.len())), "null is not allowed in version 0");
+}
+
+/// Found by the hostile test: the codec takes a structure to follow after 1 only, Kafka after anything not negative.
+#[test]
+fn a_nullable_structure_is_there_or_not() {
+    let request = DescribeTopicPartitionsRequest::default().with_cursor(Some(Cursor::default()));
+    let mut request = frame(ApiKey::DescribeTopicPartitions, 0, &request);
+    let marker = request.len() - 1 - 7;
+    assert_eq!(request[marker], 1);
+    for (value, accepted) in [(1, true), (0, false), (2, false), (0x19, false), (0x7f, false)] {
+        request[marker] = value;
+        let expected = if accepted { Ok(()) } else { Err(GuardError::Marker(marker + 1)) };
+        assert_eq!(check(&request).map(|_| ()), expected, "{value}");
+    }
+    request.drain(marker + 1..marker + 7);
+    for value in [0xff, 0x80] {
+        request[marker] = value;
+        check(&request).expect("null");
+    }
 }
 
 #[test]
