@@ -156,8 +156,9 @@ impl History {
         let client = &mut self.clients[member];
         match code {
             0 => {}
-            // UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, GROUP_MAX_SIZE_REACHED: start from nothing.
-            25 | 82 | 81 => *client = Client { instance: client.instance.take(), needs_join: true, ..Client::default() },
+            // UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, GROUP_MAX_SIZE_REACHED; GROUP_ID_NOT_FOUND where the group emptied
+            // without offsets, and was removed, behind the member's back: start from nothing.
+            25 | 82 | 81 | 69 => *client = Client { instance: client.instance.take(), needs_join: true, ..Client::default() },
             22 | 27 => {
                 client.needs_join = true;
                 client.synced = false;
