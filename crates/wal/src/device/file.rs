@@ -117,6 +117,7 @@ impl WalDevice for FileDevice {
     fn grow(&self, slot: Slot, pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {
         let path = segment_path(&self.directory, slot.id);
         let known = self.files.read().get(&slot.id).cloned();
+        let made = known.is_none();
         let file = match known {
             Some(file) => file,
             None => Arc::new(DirectFile::open(&path, OpenMode::CreateNew)?),
@@ -124,11 +125,12 @@ impl WalDevice for FileDevice {
         let before = file.len()? / ALIGNMENT as u64 * ALIGNMENT as u64;
         let filled = zero_fill(&file, before, slot.usable, pace).and_then(|()| file.sync_data());
         if let Err(error) = filled {
-            // Give back the space of what was begun: it may be what others wait for.
-            let undone = if before == 0 { std::fs::remove_file(&path) } else { file.file().set_len(before) };
+            // Give back the space of what was begun: it may be what others wait for. A file that was there before
+            // stays, even an empty one that a crash left: its slot is known, and will be written.
+            let undone = if made { std::fs::remove_file(&path) } else { file.file().set_len(before) };
             undone.and(Err(error))?;
         }
-        if before == 0 {
+        if made {
             fsync_dir(&self.directory)?;
         }
         self.files.write().insert(slot.id, file);
@@ -158,4 +160,30 @@ fn zero_fill(file: &DirectFile, from: u64, to: u64, pace: &mut dyn FnMut() -> Pa
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A crash between the making of a file and its first byte leaves it empty. If extending it then fails, as on
+    /// a full disk, it must not be removed: the slot stays in use, and what is acknowledged there would be gone
+    /// with the next start.
+    #[test]
+    fn a_file_that_was_there_before_survives_a_failure_to_extend_it() {
+        let directory = tempfile::tempdir().expect("directory");
+        for name in [SEAL_FILE, "segment-0000"] {
+            std::fs::write(directory.path().join(name), "").expect("file");
+        }
+        let device = FileDevice::open(directory.path(), OpenMode::ReadWrite).expect("opens");
+        let slot = Slot { id: 0, usable: 2 * ZERO_FILL_BYTES };
+        device.grow(slot, &mut || Pace::Stop).expect_err("stopped");
+        assert_eq!(device.slots(), [Slot { id: 0, usable: 0 }]);
+        device.grow(slot, &mut || Pace::Go).expect("grows");
+        let other = Slot { id: 1, ..slot };
+        device.grow(other, &mut || Pace::Stop).expect_err("stopped");
+        assert_eq!(segment_files(directory.path()).expect("readable"), [0]);
+        let again = FileDevice::open(directory.path(), OpenMode::Read).expect("opens");
+        assert_eq!(again.slots(), [slot]);
+    }
 }
