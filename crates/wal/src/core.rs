@@ -5,7 +5,6 @@
 pub(crate) mod ring;
 pub(crate) mod writer;
 
-
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -406,11 +405,14 @@ impl Core {
         self.epoch = epoch;
     }
 
-    /// The slot that holds the segment, unless it was given up.
-    pub(crate) fn slot_of(&self, segment: u64) -> Option<Slot> {
-        self.ring.slot_of(segment)
+    /// Where a block at `lsn` lies, if it is durable and its segment was not given up: slot, and offset in it.
+    pub(crate) fn place_of(&self, lsn: Lsn) -> Option<(Slot, u64)> {
+        let (segment, offset) = (lsn.0 / self.sizes.segment_bytes, lsn.0 % self.sizes.segment_bytes);
+        let slot = self.ring.slot_of(segment).filter(|_| lsn < self.durable)?;
+        Some((slot, offset))
     }
 
+    #[cfg(test)]
     pub(crate) fn trimmed(&self) -> Lsn {
         self.trim
     }

@@ -84,21 +84,21 @@ impl Engine {
             uuid: parts.uuid,
             growth_failed: AtomicBool::new(false),
         });
-        let grower = Grower::start(&shared, parts.slots, parts.segment_bytes)?;
-        let grow = grower.as_ref().map(Grower::handle);
-        let writer = parts.writer;
-        let io = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("wal-io".to_owned())
-            .spawn(move || io.work(writer, grow))?;
-        Ok(Self {
+        // From here on, when a thread cannot be started, dropping this ends those that were.
+        let mut engine = Self {
             readers: Readers::start(&shared)?,
-            shared,
-            grower,
-            thread: Some(thread),
+            shared: Arc::clone(&shared),
+            grower: None,
+            thread: None,
             capacity: u64::from(parts.slots) * parts.segment_bytes,
             _lock: parts.lock,
-        })
+        };
+        engine.grower = Grower::start(&shared, parts.slots, parts.segment_bytes)?;
+        let grow = engine.grower.as_ref().map(Grower::handle);
+        let writer = parts.writer;
+        let thread = std::thread::Builder::new().name("wal-io".to_owned());
+        engine.thread = Some(thread.spawn(move || shared.work(writer, grow))?);
+        Ok(engine)
     }
 
     fn begin_close(&self) -> Option<oneshot::Receiver<()>> {

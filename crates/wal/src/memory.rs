@@ -124,11 +124,7 @@ impl MemoryWal {
     }
 
     fn read(&self, lsn: Lsn) -> Result<Arc<Block>, ReadError> {
-        let state = self.state.lock();
-        let segment = lsn.0 / state.core.segment_bytes();
-        let slot = state.core.slot_of(segment).ok_or(ReadError::NotFound(lsn))?;
-        let offset = lsn.0 % state.core.segment_bytes();
-        drop(state);
+        let (slot, offset) = self.state.lock().core.place_of(lsn).ok_or(ReadError::NotFound(lsn))?;
         read_block(&*self.device, Place { uuid: self.uuid, lsn, slot, offset })
     }
 }

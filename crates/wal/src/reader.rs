@@ -7,7 +7,7 @@ use common::Lsn;
 use uuid::Uuid;
 
 use crate::device::{Slot, WalDevice};
-use crate::direct::{ALIGNMENT, AlignedBuf};
+use crate::direct::AlignedBuf;
 use crate::format::block_header::BlockHeader;
 use crate::{Block, ReadError};
 
@@ -48,7 +48,7 @@ pub(crate) fn read_block(device: &dyn WalDevice, place: Place) -> Result<Arc<Blo
         buf = whole;
     }
     BlockHeader::decode(&buf[..length]).map_err(named)?;
-    if length * 2 <= buf.len() && length >= ALIGNMENT {
+    if length * 2 <= buf.len() {
         // Do not let a small block hold the whole read.
         let mut exact = AlignedBuf::zeroed(length)?;
         exact.copy_from_slice(&buf[..length]);

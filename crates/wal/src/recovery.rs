@@ -11,6 +11,7 @@ pub(crate) mod scan;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::Lsn;
 use uuid::Uuid;
@@ -24,6 +25,9 @@ use crate::format::block_header::Link;
 use crate::format::segment_header::SEGMENT_HEADER_BYTES;
 use crate::{Block, RecordRef, Recovered};
 use scan::{Identity, SegmentView};
+
+/// Segments that are read at the same time.
+const READERS: usize = 4;
 
 /// Why a log was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,37 @@ struct Survey {
     trim: Lsn,
 }
 
+/// Reads segments, some at a time, since an index keeps the processor busy longer than the disk. In any order.
+fn read_segments(
+    device: &dyn WalDevice,
+    identity: Identity,
+    held: &[(u64, Slot, Lsn)],
+) -> io::Result<Vec<SegmentView>> {
+    let next = AtomicUsize::new(0);
+    let read = || {
+        let mut views = Vec::new();
+        while let Some((number, slot, header_trim)) = held.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut view = scan::read_segment(device, identity, *number, *slot)?;
+            view.trim = view.trim.max(*header_trim);
+            views.push(view);
+        }
+        Ok(views)
+    };
+    std::thread::scope(|scope| {
+        let helpers = (1..READERS.min(held.len())).map_while(|_| {
+            // Without another thread it only takes longer.
+            std::thread::Builder::new().name("wal-recover".to_owned()).spawn_scoped(scope, read).ok()
+        });
+        let helpers: Vec<_> = helpers.collect();
+        let own = read();
+        let others = helpers.into_iter().map(|helper| {
+            helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let all: io::Result<Vec<Vec<SegmentView>>> = std::iter::once(own).chain(others).collect();
+        all.map(|views| views.into_iter().flatten().collect())
+    })
+}
+
 /// The joined segments.
 struct Chain {
     first: u64,
@@ -106,17 +141,18 @@ impl Survey {
             }
         }
         survey.trim = held.iter().map(|(.., trim)| *trim).max().unwrap_or_default();
-        // From the newest on: it has the newest trim mark, which saves looking at what lies below.
+        let below = |number: u64, trim: Lsn| (number + 1).saturating_mul(identity.segment_bytes) <= trim.0;
+        let (gone, mut held): (Vec<_>, Vec<_>) = held.into_iter().partition(|(number, ..)| below(*number, survey.trim));
+        survey.free.extend(gone.into_iter().map(|(_, slot, _)| slot));
+        // From the newest on: it is read block by block, which takes longer than another one's index.
         held.sort_by_key(|(number, ..)| std::cmp::Reverse(*number));
-        for (number, slot, header_trim) in held {
-            if (number + 1).saturating_mul(identity.segment_bytes) <= survey.trim.0 {
+        let views = read_segments(device, identity, &held)?;
+        survey.trim = views.iter().map(|view| view.trim).max().unwrap_or_default().max(survey.trim);
+        for view in views {
+            let (number, slot) = (view.segment, view.slot);
+            if below(number, survey.trim) {
                 survey.free.push_back(slot);
-                continue;
-            }
-            let mut view = scan::read_segment(device, identity, number, slot)?;
-            view.trim = view.trim.max(header_trim);
-            survey.trim = survey.trim.max(view.trim);
-            if let Some(other) = survey.views.insert(number, view) {
+            } else if let Some(other) = survey.views.insert(number, view) {
                 return Err(RecoverError::Damaged {
                     lsn: Lsn(number * identity.segment_bytes),
                     place: device.describe(slot.id, 0),
@@ -264,7 +300,8 @@ impl Survey {
     }
 
     fn records(&mut self, chain: &Chain) -> Recovered {
-        let mut records = Vec::new();
+        let count = |view: &SegmentView| view.blocks.iter().map(|block| block.records.len()).sum::<usize>();
+        let mut records = Vec::with_capacity(self.views.values().map(count).sum());
         for view in self.views.range_mut(chain.first..=chain.last).map(|(_, view)| view) {
             for indexed in std::mem::take(&mut view.blocks) {
                 if indexed.lsn.0 + u64::from(indexed.length) <= self.trim.0 || indexed.records.is_empty() {

@@ -57,17 +57,11 @@ fn serve(shared: &Shared, requests: &Receiver<Request>) {
 
 impl Shared {
     fn read(&self, lsn: Lsn) -> Result<Arc<Block>, ReadError> {
-        let place = {
-            let state = self.state.lock();
-            let segment_bytes = state.core.segment_bytes();
-            let slot = state.core.slot_of(lsn.0 / segment_bytes);
-            let slot = slot.filter(|_| lsn < state.core.durable()).ok_or(ReadError::NotFound(lsn))?;
-            Place { uuid: self.uuid, lsn, slot, offset: lsn.0 % segment_bytes }
-        };
-        let block = read_block(&*self.device, place);
+        let place_of = || self.state.lock().core.place_of(lsn);
+        let (slot, offset) = place_of().ok_or(ReadError::NotFound(lsn))?;
+        let block = read_block(&*self.device, Place { uuid: self.uuid, lsn, slot, offset });
         // The segment may have been given up and overwritten while it was read.
-        let trimmed = lsn < self.state.lock().core.trimmed();
-        block.map_err(|error| if trimmed { ReadError::NotFound(lsn) } else { error })
+        block.map_err(|error| if place_of().is_none() { ReadError::NotFound(lsn) } else { error })
     }
 }
 

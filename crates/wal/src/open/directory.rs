@@ -20,14 +20,19 @@ use crate::format::superblock::Superblock;
 
 pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> {
     let io = OpenError::io(path);
-    let mut parents = make_directory(path).map_err(&io)?;
+    // A relative path may have no parent by name.
+    let path = &std::path::absolute(path).map_err(&io)?;
+    let mut entered = make_directory(path).map_err(&io)?;
     let lock = lock_directory(path)?;
-    if !path.join(SUPERBLOCK_FILE).try_exists().map_err(&io)? {
+    if path.join(SUPERBLOCK_FILE).try_exists().map_err(&io)? {
+        // A segment file may be as new as the crash that ended the process which made it.
+        entered.push(path.clone());
+    } else {
         make(path, config)?;
         // Also where an earlier attempt made the directory, and was cut off before this.
-        parents.extend(path.parent().filter(|parent| parent.is_dir()).map(Path::to_owned));
+        entered.extend(path.parent().map(Path::to_owned));
     }
-    parents.iter().try_for_each(|parent| fsync_dir(parent)).map_err(&io)?;
+    entered.iter().try_for_each(|directory| fsync_dir(directory)).map_err(&io)?;
     let superblock = read_superblock(path)?;
     let device = FileDevice::open(path, OpenMode::ReadWrite).map_err(&io)?;
     let slots = (config.capacity_bytes / superblock.segment_bytes).max(2);
@@ -52,10 +57,9 @@ pub(crate) fn read_superblock(path: &Path) -> Result<Superblock, OpenError> {
 
 /// Makes the directory; returns the parents that got a new entry, which are yet to be made durable.
 fn make_directory(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let absolute = std::path::absolute(path)?;
-    let made = absolute.ancestors().take_while(|directory| !directory.exists());
+    let made = path.ancestors().take_while(|directory| !directory.exists());
     let parents = made.filter_map(|directory| directory.parent().map(Path::to_owned)).collect();
-    std::fs::create_dir_all(&absolute)?;
+    std::fs::create_dir_all(path)?;
     Ok(parents)
 }
 
@@ -70,8 +74,10 @@ fn lock_directory(path: &Path) -> Result<File, OpenError> {
         if read.is_ok() && !pid.trim().is_empty() { format!(" (pid {})", pid.trim()) } else { String::new() }
     };
     lock(&held, path, holder)?;
-    // Only for the message above.
-    held.set_len(0).and_then(|()| write!(held, "{}", std::process::id())).map_err(&io)?;
+    // Only for the message above: a full disk must not keep the log from opening.
+    if let Err(error) = held.set_len(0).and_then(|()| write!(held, "{}", std::process::id())) {
+        tracing::warn!(path = %file.display(), %error, "cannot note who holds the lock");
+    }
     Ok(held)
 }
 
