@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use common::{NodeId, Offset, StreamEpoch, StreamId};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use wal::{RecordKind, RecordMeta, TAG_BYTES, WalConfig, WalLocation, WriteAheadLog};
+use wal::{
+    FlushMode, MemoryWal, MemoryWalSizes, RecordKind, RecordMeta, TAG_BYTES, WalConfig, WalLocation, WriteAheadLog,
+};
 
 fn directory() -> tempfile::TempDir {
     let base = std::env::var_os("OTTLA_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -38,27 +40,32 @@ fn copy(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("memcpy", bytes), |bencher| {
             bencher.iter(|| std::hint::black_box(&mut target).copy_from_slice(std::hint::black_box(&payload)));
         });
+        let log = log(bytes);
         group.bench_function(BenchmarkId::new("append", bytes), |bencher| {
-            bencher.iter_custom(|iterations| appends(iterations, &payload));
+            bencher.iter_custom(|iterations| appends(&log, iterations, &payload));
         });
     }
     group.finish();
 }
 
+/// Appends between two flushes.
+fn batch(bytes: usize) -> u64 {
+    ((16 << 20) / (bytes as u64 + 200)).max(1)
+}
+
+/// A log whose memory was touched: that happens only once in its life.
+fn log(bytes: usize) -> MemoryWal {
+    let sizes = MemoryWalSizes { capacity: 256 << 20, segment: 32 << 20, memory: 64 << 20 };
+    let log = MemoryWal::new(FlushMode::Manual, sizes).expect("memory");
+    appends(&log, 16 * batch(bytes), &vec![7; bytes]);
+    log
+}
+
 /// The time of so many appends alone: the flushes between them are not counted.
-fn appends(iterations: u64, payload: &[u8]) -> Duration {
-    let sizes = wal::MemoryWalSizes { capacity: 256 << 20, segment: 32 << 20, memory: 64 << 20 };
-    let log = wal::MemoryWal::new(wal::FlushMode::Manual, sizes).expect("memory");
-    let batch = ((16 << 20) / (payload.len() as u64 + 200)).max(1);
-    // Memory is touched for the first time only once in the life of a log.
-    for _ in 0..4 * batch {
-        drop(log.append(&meta(), payload, &mut |_| ()));
-    }
-    log.flush();
-    log.trim(log.durable().get());
+fn appends(log: &MemoryWal, iterations: u64, payload: &[u8]) -> Duration {
     let (mut left, mut took) = (iterations, Duration::ZERO);
     while left > 0 {
-        let now = left.min(batch);
+        let now = left.min(batch(payload.len()));
         let start = Instant::now();
         for _ in 0..now {
             log.append(&meta(), payload, &mut |_| ()).expect("room");

@@ -20,6 +20,8 @@ const RING: u64 = 512 << 20;
 const MIB: usize = 1 << 20;
 /// The largest group that the log flushes at once, as it does when it is not the appender that limits: blocks.
 const GROUP_BLOCKS: usize = 4;
+/// Bytes that a stream is ahead of what is durable: two such groups.
+const AHEAD: u64 = 2 * (GROUP_BLOCKS * MIB) as u64;
 const ROUNDS: usize = 11;
 
 /// What is written in one turn.
@@ -83,6 +85,7 @@ impl Raw {
     }
 }
 
+/// Appends, keeping a quarter of the ring.
 fn append(log: &dyn WriteAheadLog, payload: &[u8]) -> Appended {
     let meta = RecordMeta {
         stream: StreamId(1),
@@ -94,6 +97,7 @@ fn append(log: &dyn WriteAheadLog, payload: &[u8]) -> Appended {
         tag: [0; TAG_BYTES],
     };
     loop {
+        log.trim(Lsn(log.durable().get().0.saturating_sub(RING / 4)));
         match log.append(&meta, payload, &mut |_| ()) {
             Ok(appended) => return appended,
             Err(AppendError::Full | AppendError::NoMemory) => std::thread::sleep(Duration::from_micros(50)),
@@ -108,10 +112,17 @@ fn write(log: &dyn WriteAheadLog, load: &Load, payload: &[u8]) {
         end = append(log, payload).end;
         if load.waits {
             block_on(log.durable().wait(end)).expect("durable");
+        } else {
+            // One group is being filled while one is flushed.
+            block_on(log.durable().wait(Lsn(end.0.saturating_sub(AHEAD)))).expect("durable");
         }
-        log.trim(Lsn(log.durable().get().0.saturating_sub(RING / 4)));
     }
     block_on(log.durable().wait(end)).expect("durable");
+}
+
+/// Bytes of all files of a directory.
+fn bytes_of(directory: &Path) -> std::io::Result<u64> {
+    std::fs::read_dir(directory)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
 }
 
 /// MB/s of `bytes` written by `work`.
@@ -148,11 +159,15 @@ fn main() -> std::io::Result<()> {
     let location = WalLocation::Directory(dir.path().join("wal"));
     let config = WalConfig { capacity_bytes: RING, ..WalConfig::new(location, NodeId(1), "bench") };
     let log: Arc<dyn WriteAheadLog> = wal::open(&config).expect("opens").wal;
-    // Twice round the ring: all its segments exist, and have their size.
-    (0..2).for_each(|_| write(&*log, &LOADS[2], &vec![7; LOADS[2].record_bytes]));
+    // Round the ring, until all its segments exist and have their size, and nothing is made in the background.
+    while bytes_of(&dir.path().join("wal"))? < RING {
+        write(&*log, &LOADS[2], &vec![7; LOADS[2].record_bytes]);
+    }
     let mut out = std::io::stdout();
     writeln!(out, "| load | raw, MB/s | log, MB/s | log ÷ raw |\n|---|---|---|---|")?;
-    for load in &LOADS {
+    // As with other benches: a part of a name, after the flags that cargo gives.
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    for load in LOADS.iter().filter(|load| load.name.contains(&filter)) {
         writeln!(out, "{}", compare(&mut raw, &*log, load))?;
     }
     block_on(log.close()).expect("close");
