@@ -33,7 +33,7 @@ use crate::coordinator::{GroupCoordinator, GroupCoordinatorParts};
 use crate::fetch::session::FetchSessions;
 use crate::meta_properties::{self, MetaError};
 use crate::metrics::Metrics;
-use crate::network::{BoundListener, RequestMemory};
+use crate::network::{BoundListener, Limits, RequestMemory};
 use crate::partition::{Partitions, PartitionsParts};
 use crate::storage::ports::MetadataPorts;
 use crate::storage::raft_log::RaftLog;
@@ -173,7 +173,7 @@ async fn compose(
         fetch_sessions: Mutex::new(FetchSessions::new(config.fetch_session_slots)),
         request_memory: RequestMemory::new(config.request_bytes_in_flight),
         response_budget: ByteBudget::new(config.response_bytes_in_flight),
-        connections: Arc::default(),
+        connections: Arc::new(Limits::new(config.response_bytes_in_flight / 2)),
         metrics: Metrics::default(),
         log_filter: OnceLock::new(),
         config,

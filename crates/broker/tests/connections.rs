@@ -471,6 +471,45 @@ async fn readers_that_trickle_do_not_hold_the_memory_of_the_log() {
 }
 
 #[tokio::test]
+async fn large_answers_that_nobody_takes_are_bounded() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // Room for two of the answers below.
+    let settings = [("num.partitions", "3000"), ("ottla.response.bytes.in.flight", "400000")];
+    let broker = started(directory.path(), &settings).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    let all = MetadataRequest::default().with_topics(None);
+    let size = {
+        client.send(9, &all).await;
+        let size = client.stream.read_u32().await.expect("answered") as usize;
+        client.stream.read_exact(&mut vec![0; size]).await.expect("whole");
+        client.answered += 1;
+        size
+    };
+    assert!((70_000..100_000).contains(&size), "{size}");
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(&broker).await;
+        let mut frames = client.frame(FETCH_VERSION, &fetch("t", i32::MAX, i32::MAX));
+        frames.put(client.frame(9, &all));
+        client.stream.write_all(&frames).await.expect("sent");
+        silent.push(client);
+    }
+    let is_answered = async || {
+        let mut client = Client::connect(&broker).await;
+        client.send(9, &all).await;
+        client.stream.read_u32().await.is_ok()
+    };
+    let refused_and_served_again = async {
+        while is_answered().await {}
+        silent.clear();
+        while !is_answered().await {}
+    };
+    tokio::time::timeout(PATIENCE, refused_and_served_again).await.expect("refused, and served again");
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn readers_that_trickle_give_way_to_those_who_wait_for_memory() {
     let directory = tempfile::tempdir().expect("a directory");
     let broker = started(directory.path(), &[("ottla.response.bytes.in.flight", "6050000")]).await;

@@ -1,4 +1,5 @@
-//! Hostile connections to a live broker: each is answered or closed, and nobody else notices.
+//! Hostile connections to a live broker: each is answered or closed, and nobody else notices. Every API key at every
+//! version comes in turn, as a random valid request, a damaged one, or with counts that cannot be true.
 //! `OTTLA_HOSTILE` sets how many frames are sent (default 5,000), `OTTLA_SEED` which.
 
 use common::{Random, SeededRandom};
@@ -7,14 +8,39 @@ use ottla_integration::process::broker::{Broker, Start};
 use ottla_integration::process::cluster::{Cluster, Options, peer_is_kafka};
 use ottla_integration::wire::Connection;
 
+#[path = "../../protocol/tests/hostile/frames.rs"]
+mod frames;
+
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// The frame of a request of any API and version whose body is hostile in one of several ways.
-fn hostile_frame(random: &SeededRandom) -> Vec<u8> {
-    let key = random.below(95) as i16;
-    let version = random.below(18) as i16 - 1;
+/// A request of this API and version, damaged in most cases.
+fn hostile_frame(random: &SeededRandom, key: i16, version: i16) -> Vec<u8> {
+    let body = match random.below(4) {
+        0 => hostile_body(random, key, version),
+        1 => hostile_body(random, random.below(95) as i16, random.below(20) as i16 - 1),
+        _ => {
+            let mut body = frames::valid(random, key, version);
+            if random.below(8) > 0 {
+                frames::mutate(random, &mut body, 4);
+            }
+            body
+        }
+    };
+    let stated = match random.below(16) {
+        0 => random.next_u64() as u32,
+        1 => u32::MAX,
+        2 => 0,
+        _ => body.len() as u32,
+    };
+    let mut frame = stated.to_be_bytes().to_vec();
+    frame.extend(body);
+    frame
+}
+
+/// A header followed by what makes a decoder ask for much.
+fn hostile_body(random: &SeededRandom, key: i16, version: i16) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&key.to_be_bytes());
     body.extend_from_slice(&version.to_be_bytes());
@@ -32,15 +58,7 @@ fn hostile_frame(random: &SeededRandom) -> Vec<u8> {
         3 => body.truncate(random.below(body.len() as u64 + 1) as usize),
         _ => body.extend(vec![0; length as usize]),
     }
-    let stated = match random.below(8) {
-        0 => random.next_u64() as u32,
-        1 => u32::MAX,
-        2 => 0,
-        _ => body.len() as u32,
-    };
-    let mut frame = stated.to_be_bytes().to_vec();
-    frame.extend(body);
-    frame
+    body
 }
 
 #[test]
@@ -50,13 +68,16 @@ fn hostile_frames_hurt_nobody_else() {
     let bootstrap = if peer_is_kafka() {
         kafka.insert(Cluster::start(&Options::default()).expect("Kafka starts")).bootstrap.clone()
     } else {
-        broker.insert(Broker::start(dir.path(), &Start::default()).expect("the broker starts")).bootstrap.clone()
+        // Or else every name that a request makes up becomes a topic.
+        let start = Start { properties: vec!["auto.create.topics.enable=false".to_owned()], ..Start::default() };
+        broker.insert(Broker::start(dir.path(), &start).expect("the broker starts")).bootstrap.clone()
     };
     let mut bystander = Connection::open(&bootstrap).expect("the broker listens");
     bystander.ask(&MetadataRequest::default(), 12).expect("an answer before");
     let random = SeededRandom::new(setting("OTTLA_SEED", 1));
-    for n in 0..setting("OTTLA_HOSTILE", 5_000) {
-        let frame = hostile_frame(&random);
+    let apis = frames::all();
+    for (n, &(key, version)) in (0..setting("OTTLA_HOSTILE", 5_000)).zip(apis.iter().cycle()) {
+        let frame = hostile_frame(&random, key, version);
         let mut connection = Connection::open(&bootstrap).expect("the broker listens");
         // The broker may close before all is sent; what must not happen is visible to the bystander.
         let _ = connection.send(&frame);

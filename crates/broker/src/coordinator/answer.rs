@@ -17,7 +17,7 @@ pub(crate) enum Submitted {
     Now(Lsn, Response),
     /// Waits for others. The sender is dropped if the shard goes away first.
     Later(oneshot::Receiver<(Lsn, Response)>),
-    /// Nothing has happened, or (only COORDINATOR_NOT_AVAILABLE) a part of the offsets may be committed.
+    /// Nothing has happened.
     Refused(ErrorCode),
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::answer::Submitted;
 use crate::partition::{AppendOrigin, AppendRefused, Partition};
 
-/// A batch of records is closed above this size; one record may exceed it.
+/// A batch of records that come of no request is closed above this size; one record may exceed it.
 const BATCH_BYTES: usize = 256 << 10;
 /// A checkpoint is not worth its bytes before this much was written.
 const CHECKPOINT_AFTER_BYTES: usize = 64 << 10;
@@ -46,7 +46,7 @@ impl State {
     }
 }
 
-/// An append that failed: nothing, or a part of the offsets, was stored.
+/// An append that failed: nothing was stored of what a request asks for.
 struct Failed(ErrorCode);
 
 impl HostedShard {
@@ -133,7 +133,9 @@ impl HostedShard {
     /// Appends what the shard decided, then releases the responses. The response to `own` is returned.
     fn complete(&self, state: &mut State, output: Output, own: Option<Token>, now: Now) -> Result<Option<Response>, Failed> {
         let groups_changed = output.records.iter().any(|record| matches!(record, CoordinatorRecord::Group { .. }));
-        if let Err(refused) = self.append(state, &output.records, now) {
+        // A request is stored whole or not at all, as in Kafka: what comes of it is one batch.
+        let batch_bytes = if own.is_some() { usize::MAX } else { BATCH_BYTES };
+        if let Err(refused) = self.append(state, &output.records, batch_bytes, now) {
             let code = append_error(&refused);
             if groups_changed || self.partition.is_closed() {
                 // The shard has gone ahead of its log. Whoever waits looks for the coordinator anew.
@@ -156,7 +158,13 @@ impl HostedShard {
     }
 
     /// Appends records in batches and lets the shard take over each batch that was appended.
-    fn append(&self, state: &mut State, records: &[CoordinatorRecord], now: Now) -> Result<(), AppendRefused> {
+    fn append(
+        &self,
+        state: &mut State,
+        records: &[CoordinatorRecord],
+        batch_bytes: usize,
+        now: Now,
+    ) -> Result<(), AppendRefused> {
         let mut rest = records;
         while !rest.is_empty() {
             let mut batch = BatchBuilder::new();
@@ -168,7 +176,7 @@ impl HostedShard {
                     record_errors: Vec::new(),
                 })?;
                 let more = key.len() + value.as_ref().map_or(0, Vec::len);
-                if taken > 0 && batch.size() + more > BATCH_BYTES {
+                if taken > 0 && batch.size() + more > batch_bytes {
                     break;
                 }
                 batch.push(now.wall_ms, Some(&key), value.as_deref());
@@ -215,6 +223,7 @@ fn append_error(refused: &AppendRefused) -> ErrorCode {
             ErrorCode::CoordinatorNotAvailable
         }
         Some(ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError) => ErrorCode::NotCoordinator,
+        Some(ErrorCode::MessageTooLarge) => ErrorCode::InvalidCommitOffsetSize,
         _ => ErrorCode::UnknownServerError,
     }
 }

@@ -7,7 +7,10 @@ use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::{GroupId, JoinGroupRequest, OffsetCommitRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use common::Offset;
 use protocol::ErrorCode;
+use protocol::batch::BatchView;
+use s3stream::ReadClass;
 use s3stream::testing::MemoryLog;
 use uuid::Uuid;
 use wal::WriteAheadLog;
@@ -16,7 +19,7 @@ use super::GROUP_METADATA_TOPIC;
 use super::answer::Submitted;
 use super::hosted::HostedShard;
 use super::load::load;
-use crate::partition::Partition;
+use crate::partition::{Isolation, Partition};
 use crate::partition::tests::rig::{Rig, topic};
 
 fn rig(log: MemoryLog) -> Rig {
@@ -124,6 +127,22 @@ async fn checkpoints_bound_what_is_replayed() {
         let last = 499 - (499 - i64::from(index)) % 3;
         assert_eq!(loaded.persisted.offset("group", "t", index).map(|committed| committed.offset), Some(last));
     }
+}
+
+#[tokio::test]
+async fn a_commit_is_stored_whole_however_large() {
+    let rig = rig(MemoryLog::new(64 << 20, 4 << 20, true));
+    let partition = rig.open().await;
+    let (shard, _) = host(&partition).await;
+    let Request::OffsetCommit(mut request) = commit(0, 7, &"x".repeat(1_000)) else { unreachable!("a commit") };
+    let first = request.topics[0].partitions[0].clone();
+    request.topics[0].partitions = (0..1_000).map(|index| first.clone().with_partition_index(index)).collect();
+    let Submitted::Now(..) = submit(&shard, 1, &Request::OffsetCommit(request)) else { panic!("taken") };
+    // The smallest read returns the first batch, which has all that was committed.
+    let read = partition.read(Offset(0), 1, Isolation::ReadUncommitted, true, ReadClass::CatchUp).await.expect("read");
+    let bytes: Vec<u8> = read.slices.iter().flat_map(|slice| slice.bytes.to_vec()).collect();
+    let batch = BatchView::exactly_one(&bytes).expect("one batch");
+    assert_eq!((batch.last_offset_delta(), partition.log_end().0), (999, 1_000));
 }
 
 #[tokio::test]

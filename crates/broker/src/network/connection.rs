@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::Lsn;
+use common::budget::ByteBudget;
 use futures::future::{BoxFuture, FutureExt};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -38,7 +39,7 @@ const UNSHARE_AFTER: Duration = Duration::from_secs(1);
 
 /// Bytes of finished responses that may wait before no more requests are taken in and no more fetches begin: a few bytes
 /// ask for megabytes, and a client need not read its answers.
-const READY_BYTES_MAX: usize = 256 << 10;
+const READY_BYTES_MAX: usize = 128 << 10;
 
 /// How often the limits above are looked at: of a connection that holds memory, and of any.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_secs(1);
@@ -113,6 +114,15 @@ impl Pending {
             Self::Later(_) | Self::InTurn { .. } => 0,
         }
     }
+
+    fn leased(self, budget: &ByteBudget) -> Result<Self, Closed> {
+        let lease = |frame: Frame| frame.leased(budget).ok_or(Closed::NoMemory);
+        Ok(match self {
+            Self::Ready(frame) => Self::Ready(lease(frame)?),
+            Self::Durable(lsn, frame, late) => Self::Durable(lsn, lease(frame)?, late),
+            other => other,
+        })
+    }
 }
 
 /// Why a connection ends.
@@ -126,6 +136,8 @@ pub(super) enum Closed {
     Refused(String),
     #[error("the write-ahead log failed")]
     WalFailed,
+    #[error("too many large answers wait for clients that do not read")]
+    NoMemory,
     #[error("idle")]
     Idle,
     #[error("the client sends or reads too slowly while others wait for the memory")]
@@ -246,6 +258,7 @@ impl Connection {
                 Served::Silent => continue,
                 Served::Close(reason) => return Err(Closed::Refused(reason)),
             };
+            let response = response.leased(self.broker.connections.answers())?;
             self.ready_bytes += response.encoded_bytes();
             self.pending.push_back(InFlight { key, since, response });
         }
@@ -259,7 +272,7 @@ impl Connection {
                 && let Poll::Ready(frame) = future.poll_unpin(context)
             {
                 self.ready_bytes += frame.len();
-                *response = Pending::Ready(frame);
+                *response = Pending::Ready(frame).leased(self.broker.connections.answers())?;
             }
         }
         while self.is_front_ready(context)? {
@@ -290,7 +303,7 @@ impl Connection {
                 *begun = true;
                 let Poll::Ready(frame) = future.poll_unpin(context) else { return Ok(false) };
                 self.ready_bytes += frame.len();
-                front.response = Pending::Ready(frame);
+                front.response = Pending::Ready(frame).leased(self.broker.connections.answers())?;
                 Ok(true)
             }
             Pending::Durable(lsn, _, late) => {
@@ -364,7 +377,9 @@ impl Connection {
         }
         self.writing = paced(self.writing, now, written, self.outbox.front_end());
         if let Some(pace) = self.writing {
-            if pace.is_behind(now, written) && self.broker.response_budget.is_contended() {
+            let answers = self.broker.connections.answers();
+            let contended = self.broker.response_budget.is_contended() || answers.used() > answers.limit() / 2;
+            if pace.is_behind(now, written) && contended {
                 return Err(Closed::Stalled);
             }
             if pace.elapsed(now) >= UNSHARE_AFTER {

@@ -1,10 +1,13 @@
 //! An encoded response, ready for a vectored write.
 
 use bytes::Bytes;
-use common::budget::ByteLease;
+use common::budget::{ByteBudget, ByteLease};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::Encodable;
 use protocol::rope::{self, EncodeError, ResponseFrame};
+
+/// Larger frames lease their memory.
+const UNLEASED_MAX: usize = 16 << 10;
 
 /// A response with its length prefix, as pieces that share memory with caches.
 #[derive(Debug, Default)]
@@ -30,6 +33,15 @@ impl Frame {
                 Self::default()
             }
         }
+    }
+
+    /// Leases the frame's memory from `budget` if it is large and has no lease yet: a client need not read its answers,
+    /// nor let the request in front of this one come to an end. `None` where the budget has no room.
+    pub(super) fn leased(mut self, budget: &ByteBudget) -> Option<Self> {
+        if self.lease.is_none() && self.len() > UNLEASED_MAX {
+            self.lease = Some(budget.try_take(self.len() as u64)?);
+        }
+        Some(self)
     }
 
     /// Whether encoding failed.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::budget::ByteBudget;
 use common::supervisor::StopSignal;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,10 +28,10 @@ pub struct BoundListener {
 }
 
 /// Connections this broker has open, and their bounds; shared by all listeners.
-#[derive(Default)]
 pub struct Limits {
     next_id: AtomicU64,
     open: Mutex<OpenConnections>,
+    answers: ByteBudget,
 }
 
 #[derive(Default)]
@@ -46,6 +47,17 @@ struct Place {
 }
 
 impl Limits {
+    /// No connections, whose large responses, other than fetched records, may take `answer_bytes` until they are written.
+    #[must_use]
+    pub fn new(answer_bytes: u64) -> Self {
+        Self { next_id: AtomicU64::default(), open: Mutex::default(), answers: ByteBudget::new(answer_bytes) }
+    }
+
+    /// Bytes of large responses, other than fetched records, that are not yet written.
+    pub(super) fn answers(&self) -> &ByteBudget {
+        &self.answers
+    }
+
     /// Connections open now.
     #[must_use]
     pub fn open(&self) -> usize {

@@ -12,12 +12,14 @@
 //! [`MEMORY_RATIO`] × the request's structure, that is, the frame without its byte fields, which the decoder
 //! does not copy. The structure is bounded by [`structure_max`] for each API.
 
+mod shapes;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
 use kafka_protocol::messages::ApiKey;
+use shapes::{Request, Shape, Step};
 use table::{REQUESTS, SHAPES};
 
 use crate::batch::unsigned_varint;
@@ -32,48 +34,6 @@ pub const MEMORY_RATIO: usize = 16;
 const UNKNOWN_TAG_MEMORY: usize = 416;
 /// Longest string Kafka accepts.
 const STRING_MAX: usize = i16::MAX as usize;
-
-/// What the elements of a shape are made of, in order.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// So many bytes of numbers.
-    Fixed(u16),
-    /// Length i16 and bytes; whether null is allowed.
-    String(bool),
-    /// Length + 1 as unsigned varint and bytes; whether null is allowed.
-    CompactString(bool),
-    /// Length i32 and bytes; whether null is allowed. Records are such a field.
-    Bytes(bool),
-    /// Length + 1 as unsigned varint and bytes; whether null is allowed.
-    CompactBytes(bool),
-    /// Count i32 and elements of a shape.
-    Array { nullable: bool, element: u16 },
-    /// Count + 1 as unsigned varint and elements of a shape.
-    CompactArray { nullable: bool, element: u16 },
-    /// A struct behind a byte that is negative when it is missing.
-    Nullable(u16),
-    /// Tagged fields: the shapes of known ones by tag.
-    Tags(&'static [(u32, u16)]),
-}
-
-/// The shape of a struct or an array's element.
-#[derive(Debug)]
-struct Shape {
-    /// Least bytes on the wire, never 0.
-    len_min: u16,
-    /// Bytes one decoded element takes in its vector.
-    memory: u16,
-    steps: &'static [Step],
-}
-
-/// The shapes of one request's versions.
-#[derive(Debug)]
-struct Request {
-    key: i16,
-    version_min: i16,
-    /// By version, from `version_min`.
-    shapes: &'static [u16],
-}
 
 /// What the guard learned of a request it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,38 +2,14 @@
 
 use common::{Random, SeededRandom};
 use kafka_protocol::messages::ApiKey;
+use shapes::{Request, Shape, Step};
 use table::{REQUESTS, SHAPES};
 
+#[allow(dead_code)]
+#[path = "../../src/guard/shapes.rs"]
+mod shapes;
 #[path = "../../src/guard/table.rs"]
 mod table;
-
-/// As in the guard: see there.
-#[derive(Clone, Copy)]
-enum Step {
-    Fixed(u16),
-    String(bool),
-    CompactString(bool),
-    Bytes(bool),
-    CompactBytes(bool),
-    Array { nullable: bool, element: u16 },
-    CompactArray { nullable: bool, element: u16 },
-    Nullable(u16),
-    Tags(&'static [(u32, u16)]),
-}
-
-struct Shape {
-    #[allow(dead_code)]
-    len_min: u16,
-    #[allow(dead_code)]
-    memory: u16,
-    steps: &'static [Step],
-}
-
-struct Request {
-    key: i16,
-    version_min: i16,
-    shapes: &'static [u16],
-}
 
 /// Every API key and version of the table that the stock codec has a key for.
 pub(crate) fn all() -> Vec<(i16, i16)> {
