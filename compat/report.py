@@ -2,7 +2,8 @@
 """report.py SCRATCH DOCS SUITE...: writes DOCS/compatibility.md from the results run-all left in SCRATCH.
 
 Suites that did not run this time keep their section. Why a test is missing is looked up in why.txt beside
-this script: `regular expression<TAB>reason`, first match wins; what no line explains is marked as ours.
+this script: `regular expression<TAB>later|differs<TAB>reason`, first match wins; what no line explains is marked
+as a fault of ours.
 """
 
 import pathlib
@@ -16,8 +17,12 @@ HEAD = """# Client suites on Ottla
 
 Written by `compat/run-all`; do not edit. The suites are other projects' own integration tests; the baseline is
 what of each passes on Apache Kafka 4.3.1. One node, default properties unless the suite's README says otherwise.
-A test that Kafka passes and Ottla does not is *missing*, with the reason.
+A test that Kafka passes and Ottla does not is *missing*, with the reason: *later* waits for a part of Kafka that
+is not built yet, *differs* is meant to be so, and the rest are faults.
+
 """
+UNEXPLAINED = ("fault", "not yet looked at")
+COUNTS = re.compile(r"^(\d+) of (\d+) pass; missing: (\d+) later, (\d+) differ, (\d+) faults\.", re.M)
 
 
 def names(path):
@@ -27,8 +32,8 @@ def names(path):
 
 
 def reasons():
-    pairs = [line.split("\t", 1) for line in names(here / "why.txt")]
-    return [(re.compile(pattern), reason.strip()) for pattern, reason in pairs]
+    lines = [line.split("\t", 2) for line in names(here / "why.txt")]
+    return [(re.compile(pattern), (kind, reason.strip())) for pattern, kind, reason in lines]
 
 
 def baseline(suite, results):
@@ -47,13 +52,27 @@ def section(suite):
     passed = sorted(t for t in expected if results.get(t) == "PASS")
     missing = sorted(expected - set(passed))
     seconds = (scratch / f"{suite}.seconds").read_text().strip()
-    lines = [f"## {suite}", "", f"{len(passed)} of {len(expected)} pass; {len(missing)} missing. {seconds} s.", ""]
+    known = reasons()
+    why = {test: next((why for pattern, why in known if pattern.search(f"{suite} {test}")), UNEXPLAINED) for test in missing}
+    later, differ, faults = (sum(kind == wanted for kind, _ in why.values()) for wanted in ("later", "differs", "fault"))
+    figures = f"{len(passed)} of {len(expected)} pass; missing: {later} later, {differ} differ, {faults} faults."
+    lines = [f"## {suite}", "", f"{figures} {seconds} s.", ""]
     if missing:
-        lines += ["| missing | why |", "|---|---|"]
-    for test in missing:
-        why = next((reason for pattern, reason in reasons() if pattern.search(f"{suite} {test}")), "ours: not yet looked at")
-        lines.append(f"| `{test}` | {why} |")
+        lines += ["| missing | | why |", "|---|---|---|"]
+    for test, (kind, reason) in why.items():
+        lines.append(f"| `{test}` | {kind} | {reason} |")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def summary(sections):
+    lines = ["| suite | passes, of what Kafka passes | later | differs | faults |", "|---|---|---|---|---|"]
+    total = [0] * 5
+    for name, text in sorted(sections.items()):
+        figures = [int(figure) for figure in COUNTS.search(text).groups()]
+        total = [before + figure for before, figure in zip(total, figures)]
+        lines.append("| {} | {} of {} | {} | {} | {} |".format(name, *figures))
+    lines.append("| all | {} of {} | {} | {} | {} |".format(*total))
+    return "\n".join(lines) + "\n"
 
 
 sections = {}
@@ -67,5 +86,6 @@ for suite in suites:
     else:
         complete = False
         print(f"{suite}: no result", file=sys.stderr)
-page.write_text(HEAD + "".join("\n" + sections[name] for name in sorted(sections)))
+sections = {name: text for name, text in sections.items() if COUNTS.search(text)}
+page.write_text(HEAD + summary(sections) + "".join("\n" + sections[name] for name in sorted(sections)))
 sys.exit(0 if complete else 1)

@@ -1,5 +1,6 @@
 //! Log levels that change while the broker runs: Kafka's BROKER_LOGGER resources. Loggers are the modules that log
-//! lines name, `root` is the level of all others. Changes last until the process ends, as in Kafka.
+//! lines name, with dots, because Kafka's tools take no colons; `root` is the level of all others. Changes last until
+//! the process ends, as in Kafka.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -123,7 +124,7 @@ fn changed(mut levels: Levels, alterations: &[Alteration<'_>]) -> Result<Levels,
         return Err(invalid_request(format!("Null value not supported for : {}", nulls.join(", "))));
     }
     for Alteration { name, operation, value } in alterations {
-        let is_ours = LOGGERS.contains(&name.split("::").next().unwrap_or_default());
+        let is_ours = LOGGERS.contains(&name.split('.').next().unwrap_or_default());
         if *name != ROOT && !is_ours && !levels.contains_key(*name) {
             return Err(ChangeError::new(ErrorCode::InvalidConfig, format!("Logger {name} does not exist!")));
         }
@@ -172,9 +173,9 @@ mod tests {
 
     #[test]
     fn levels_are_set_removed_and_inherited() {
-        let set = alter("ottla_broker::network", Operation::Set, Some("DEBUG")).expect("sound");
-        assert_eq!(set["ottla_broker::network"], LevelFilter::DEBUG);
-        assert_eq!(effective(&set, "ottla_broker::network::reader"), LevelFilter::DEBUG);
+        let set = alter("ottla_broker.network", Operation::Set, Some("DEBUG")).expect("sound");
+        assert_eq!(set["ottla_broker.network"], LevelFilter::DEBUG);
+        assert_eq!(effective(&set, "ottla_broker.network.reader"), LevelFilter::DEBUG);
         assert_eq!(effective(&set, "ottla_broker"), LevelFilter::INFO);
         let removed = alter("openraft", Operation::Delete, None).expect("sound");
         assert!(!removed.contains_key("openraft"));

@@ -50,11 +50,11 @@ impl LogFilter for Filter {
 
 fn levels(targets: &Targets) -> Levels {
     let root = (ROOT.to_owned(), targets.default_level().unwrap_or(LevelFilter::OFF));
-    targets.iter().map(|(name, level)| (name.to_owned(), level)).chain([root]).collect()
+    targets.iter().map(|(name, level)| (name.replace("::", "."), level)).chain([root]).collect()
 }
 
 fn targets(levels: &Levels) -> Targets {
-    let own = levels.iter().filter(|(name, _)| *name != ROOT).map(|(name, level)| (name.clone(), *level));
+    let own = levels.iter().filter(|(name, _)| *name != ROOT).map(|(name, level)| (name.replace('.', "::"), *level));
     let root = levels.get(ROOT).copied().unwrap_or(LevelFilter::OFF);
     own.collect::<Targets>().with_default(root)
 }
@@ -68,7 +68,7 @@ mod tests {
         let filter: Targets = "info,openraft=error,ottla_broker::network=debug".parse().expect("a filter");
         let told = levels(&filter);
         assert_eq!(told[ROOT], LevelFilter::INFO);
-        assert_eq!(told["ottla_broker::network"], LevelFilter::DEBUG);
+        assert_eq!(told["ottla_broker.network"], LevelFilter::DEBUG);
         assert_eq!(targets(&told), filter);
     }
 
@@ -80,7 +80,7 @@ mod tests {
             let is_told = || tracing::enabled!(target: "ottla_broker::network", tracing::Level::DEBUG);
             assert!(!is_told());
             let mut levels = filter.levels();
-            levels.insert("ottla_broker::network".to_owned(), LevelFilter::DEBUG);
+            levels.insert("ottla_broker.network".to_owned(), LevelFilter::DEBUG);
             filter.set(&levels).expect("the filter is there");
             assert!(is_told());
         });
