@@ -2,8 +2,8 @@
 """report.py SCRATCH DOCS SUITE...: writes DOCS/compatibility.md from the results run-all left in SCRATCH.
 
 Suites that did not run this time keep their section. Why a test is missing is looked up in why.txt beside
-this script: `regular expression<TAB>later|differs<TAB>reason`, first match wins; what no line explains is marked
-as a fault of ours.
+this script: `regular expression<TAB>later|differs|fault<TAB>reason`, first match wins; what no line explains is marked
+as a fault.
 """
 
 import pathlib

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -12,8 +13,9 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, DeleteRecordsRequest, FetchRequest, FetchResponse, IncrementalAlterConfigsRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
+    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, FetchRequest, FetchResponse,
+    IncrementalAlterConfigsRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use ottla_broker::config::{BrokerConfig, Properties};
@@ -253,6 +255,18 @@ async fn max_connections_changes_while_the_broker_runs() {
     assert_eq!(client.call(1, &set("2")).await.responses[0].error_code, 0);
     let mut taken = Client::connect(&broker).await;
     assert_eq!(taken.call(9, &MetadataRequest::default()).await.brokers.len(), 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_created_topic_has_no_error_message() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    let topic = CreatableTopic::default().with_name(name("t")).with_num_partitions(1).with_replication_factor(1);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5_000);
+    let created = client.call(5, &request).await;
+    assert_eq!((created.topics[0].error_code, &created.topics[0].error_message), (0, &None));
     broker.stop().await;
 }
 

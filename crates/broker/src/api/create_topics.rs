@@ -202,7 +202,8 @@ fn result(
     name: TopicName,
     outcome: Result<Planned, ChangeError>,
 ) -> CreatableTopicResult {
-    let result = CreatableTopicResult::default().with_name(name);
+    // The codec's own default is an empty message; kafkajs tells it from none.
+    let result = CreatableTopicResult::default().with_name(name).with_error_message(None);
     match outcome {
         Ok(planned) => {
             let factor = planned.partitions.first().map_or(0, |replicas| replicas.len());

@@ -106,12 +106,18 @@ fn respond(version: i16, found: Vec<(StrBytes, Found)>) -> FindCoordinatorRespon
         return FindCoordinatorResponse::default().with_coordinators(coordinators);
     }
     let one = coordinators.pop().unwrap_or_default();
+    let message = match one.error_code {
+        _ if version == 0 => None,
+        // Kafka's word for success, which it has in these versions alone.
+        0 => Some(StrBytes::from_static_str("NONE")),
+        _ => one.error_message,
+    };
     FindCoordinatorResponse::default()
         .with_node_id(one.node_id)
         .with_host(one.host)
         .with_port(one.port)
         .with_error_code(one.error_code)
-        .with_error_message(one.error_message.filter(|_| version > 0))
+        .with_error_message(message)
 }
 
 #[cfg(test)]
@@ -139,5 +145,7 @@ mod tests {
         assert_eq!(new.coordinators[0].key.as_str(), "key");
         let old = respond(3, found);
         assert_eq!((old.error_code, old.node_id.0, old.coordinators.len()), (15, -1, 0));
+        let found = vec![(StrBytes::from_static_str("key"), Ok((BrokerId(1), StrBytes::from_static_str("h"), 1)))];
+        assert_eq!(respond(3, found).error_message.as_deref(), Some("NONE"));
     }
 }
