@@ -258,6 +258,34 @@ async fn max_connections_changes_while_the_broker_runs() {
     broker.stop().await;
 }
 
+/// More than a new log holds, sent without waiting: whatever was refused would come again behind the rest.
+#[tokio::test]
+async fn a_burst_larger_than_the_log_is_appended_in_order_and_nothing_of_it_refused() {
+    const BATCHES: i64 = 150;
+    let directory = tempfile::tempdir().expect("a directory");
+    let settings = [
+        ("ottla.wal.capacity.bytes", "134217728"),
+        ("ottla.wal.upload.bytes", "1048576"),
+        ("ottla.object.store.url", "memory://"),
+    ];
+    let broker = started(directory.path(), &settings).await;
+    let mut client = Client::connect(&broker).await;
+    create(&mut client, "t").await;
+    let request = produce("t", -1, 900_000);
+    let mut frames = BytesMut::new();
+    for _ in 0..BATCHES {
+        let frame = client.frame(9, &request);
+        frames.put(frame);
+    }
+    client.stream.write_all(&frames).await.expect("sent");
+    for offset in 0..BATCHES {
+        let response = client.answer::<ProduceRequest>(9).await;
+        let partition = &response.responses[0].partition_responses[0];
+        assert_eq!((partition.error_code, partition.base_offset), (0, offset));
+    }
+    broker.stop().await;
+}
+
 #[tokio::test]
 async fn a_created_topic_has_no_error_message() {
     let directory = tempfile::tempdir().expect("a directory");

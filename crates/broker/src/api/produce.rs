@@ -7,6 +7,10 @@
 //! acks=all has a time limit, `timeout_ms`: a log that is slower than that is answered with REQUEST_TIMED_OUT, which
 //! says nothing about the records; they are in the log and will most likely stay.
 //!
+//! A batch for which the log has no room waits for it a while, and with it all requests behind it on its connection: a
+//! refused batch comes again behind those that were sent after it, so that producers that are not idempotent would
+//! reorder records in any burst that a log cannot take at once.
+//!
 //! Transactions: batches of one are refused, as nothing can have begun one.
 
 use std::collections::HashMap;
@@ -33,6 +37,11 @@ use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, LookupError, 
 /// Clients of this id may write to internal topics; Kafka's administrators use it to repair them.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 
+/// How long a batch waits for room at most; clients mean seconds by their time limits.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often it looks: room comes with every flush, upload and new segment.
+const ROOM_CHECK: Duration = Duration::from_millis(5);
+
 /// See the module.
 pub(super) struct Produce;
 
@@ -51,13 +60,15 @@ impl Handle for Produce {
             by_id: context.version >= 13,
             origin: AppendOrigin::Client { produce_version: context.version },
             internal_allowed: &*context.client_id == ADMIN_CLIENT_ID,
-            acks_valid: matches!(acks, -1..=1),
+            acks,
             lsn: Lsn(0),
             error: None,
             leaders: Vec::new(),
+            waiting: Vec::new(),
         };
-        let responses = request.topic_data.into_iter().map(|topic| produce.topic(topic)).collect();
-        let Producing { lsn, error, leaders, .. } = produce;
+        let topics = request.topic_data.into_iter().enumerate();
+        let responses = topics.map(|(at, topic)| produce.topic(at, topic)).collect();
+        let Producing { origin, lsn, error, leaders, waiting, .. } = produce;
         if acks == 0 {
             return match error {
                 None => Reply::Silent,
@@ -67,10 +78,14 @@ impl Handle for Produce {
         let listener = &context.connection.listener;
         let endpoints = leaders.into_iter().filter_map(|leader| endpoint(&image, leader, listener)).collect();
         let response = ProduceResponse::default().with_responses(responses).with_node_endpoints(endpoints);
+        let within = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        if !waiting.is_empty() {
+            let within = (acks == -1).then_some(within);
+            return Reply::Later(Box::pin(when_there_is_room(Arc::clone(broker), origin, response, lsn, waiting, within)));
+        }
         if acks != -1 {
             return Reply::Durable(lsn, response);
         }
-        let within = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
         Reply::DurableWithin(lsn, response, Late { within, version: context.version, rewrite: timed_out })
     }
 }
@@ -84,11 +99,70 @@ fn timed_out(frame: Frame, version: i16) -> Frame {
     let (Ok(header), Ok(mut response)) = (header, ProduceResponse::decode(&mut bytes, version)) else {
         return Frame::default();
     };
+    set_timed_out(&mut response);
+    Frame::response(ApiKey::Produce as i16, version, header.correlation_id, &response)
+}
+
+fn set_timed_out(response: &mut ProduceResponse) {
     let partitions = response.responses.iter_mut().flat_map(|topic| &mut topic.partition_responses);
     for partition in partitions.filter(|partition| partition.error_code == 0) {
         partition.error_code = ErrorCode::RequestTimedOut.code();
     }
-    Frame::response(ApiKey::Produce as i16, version, header.correlation_id, &response)
+}
+
+/// A batch for which the log had no room, and where its answer stands in the response.
+struct Waiting {
+    topic: usize,
+    entry: usize,
+    partition: Arc<Partition>,
+    records: Bytes,
+}
+
+/// Appends what waits, and completes the response when all of it is durable, or `within` is over. While others wait
+/// for the memory of requests nobody waits for room: consumers have to go on.
+async fn when_there_is_room(
+    broker: Arc<Broker>,
+    origin: AppendOrigin,
+    mut response: ProduceResponse,
+    mut lsn: Lsn,
+    waiting: Vec<Waiting>,
+    within: Option<Duration>,
+) -> ProduceResponse {
+    let since = broker.clock.boot();
+    let patience = within.unwrap_or(ROOM_WAIT_MAX).min(ROOM_WAIT_MAX);
+    for Waiting { topic, entry, partition, records } in waiting {
+        let appended = loop {
+            let appended = append_to(&partition, &records, origin);
+            let is_patient = broker.clock.boot() - since < patience && !broker.request_memory.is_contended();
+            if !is_patient || !is_full(&appended) {
+                break appended;
+            }
+            tokio::time::sleep(ROOM_CHECK).await;
+        };
+        count(&broker, partition.topic_id(), &records, appended.is_ok());
+        let answer = PartitionProduceResponse::default().with_index(partition.index());
+        response.responses[topic].partition_responses[entry] = match appended {
+            Ok(appended) => {
+                lsn = lsn.max(appended.lsn);
+                with_offsets(answer, &appended)
+            }
+            Err((refused, log_start)) => with_refusal(answer, refused, log_start),
+        };
+    }
+    let durable = broker.wal.durable().wait(lsn);
+    let left = within.map_or(Duration::MAX, |within| (since + within).saturating_sub(broker.clock.boot()));
+    match tokio::time::timeout(left, durable).await {
+        Ok(Ok(())) => {}
+        // The outcome stays unknown; the process ends, and the connection with it.
+        Ok(Err(_)) => std::future::pending().await,
+        Err(_) => set_timed_out(&mut response),
+    }
+    response
+}
+
+/// Whether the log may take the batch later.
+fn is_full(appended: &Result<AppendedBatch, (AppendRefused, i64)>) -> bool {
+    matches!(appended, Err((refused, _)) if refused.code == ErrorCode::NotEnoughReplicas.code())
 }
 
 /// Of several entries for one partition Kafka takes the last, of those that hold exactly one batch if there are any;
@@ -128,13 +202,15 @@ struct Producing<'a> {
     by_id: bool,
     origin: AppendOrigin,
     internal_allowed: bool,
-    acks_valid: bool,
+    acks: i16,
     /// Highest log position of all appends.
     lsn: Lsn,
     /// Code of the first error.
     error: Option<i16>,
     /// Leaders that clients were pointed to.
     leaders: Vec<NodeId>,
+    /// What the log had no room for.
+    waiting: Vec<Waiting>,
 }
 
 /// Why nothing was appended to a partition.
@@ -146,37 +222,40 @@ enum Failure {
 }
 
 impl Producing<'_> {
-    fn topic(&mut self, data: TopicProduceData) -> TopicProduceResponse {
+    fn topic(&mut self, at: usize, data: TopicProduceData) -> TopicProduceResponse {
         let image = if self.by_id { self.image.topics.get(&data.topic_id) } else { self.image.topic(&data.name) };
-        let partitions = data.partition_data.into_iter().map(|partition| self.partition(image, partition));
-        let partition_responses = partitions.collect();
+        let partitions = data.partition_data.into_iter().enumerate();
+        let partition_responses = partitions.map(|(entry, data)| self.partition(image, (at, entry), data)).collect();
         let response = TopicProduceResponse::default().with_partition_responses(partition_responses);
         if self.by_id { response.with_topic_id(data.topic_id) } else { response.with_name(data.name) }
     }
 
-    fn partition(&mut self, topic: Option<&Arc<TopicImage>>, data: PartitionProduceData) -> PartitionProduceResponse {
+    fn partition(
+        &mut self,
+        topic: Option<&Arc<TopicImage>>,
+        at: (usize, usize),
+        data: PartitionProduceData,
+    ) -> PartitionProduceResponse {
         let response = PartitionProduceResponse::default().with_index(data.index);
-        let failure = match self.append(topic, data) {
+        match self.append(topic, at, data) {
             Ok(appended) => {
                 self.lsn = self.lsn.max(appended.lsn);
-                return response
-                    .with_base_offset(appended.base_offset.0)
-                    .with_log_append_time_ms(appended.log_append_time_ms)
-                    .with_log_start_offset(appended.log_start.0);
+                with_offsets(response, &appended)
             }
-            Err(failure) => failure,
-        };
-        let response = response.with_base_offset(-1).with_log_append_time_ms(-1).with_log_start_offset(-1);
-        match failure {
-            Failure::Lookup(error) => self.not_here(response, error),
-            Failure::Append(refused, log_start) => {
+            Err(Failure::Lookup(error)) => self.not_here(response, error),
+            Err(Failure::Append(refused, log_start)) => {
                 self.error.get_or_insert(refused.code);
-                with_refusal(response, refused).with_log_start_offset(log_start)
+                with_refusal(response, refused, log_start)
             }
         }
     }
 
-    fn append(&self, topic: Option<&Arc<TopicImage>>, data: PartitionProduceData) -> Result<AppendedBatch, Failure> {
+    fn append(
+        &mut self,
+        topic: Option<&Arc<TopicImage>>,
+        at: (usize, usize),
+        data: PartitionProduceData,
+    ) -> Result<AppendedBatch, Failure> {
         let refuse = |code, message: &str| Failure::Append(AppendRefused::new(code, message), -1);
         let unknown =
             if self.by_id { LookupError::UnknownTopicId } else { LookupError::UnknownTopicOrPartition };
@@ -184,7 +263,7 @@ impl Producing<'_> {
         if !usize::try_from(data.index).is_ok_and(|index| index < topic.partitions.len()) {
             return Err(Failure::Lookup(LookupError::UnknownTopicOrPartition));
         }
-        if !self.acks_valid {
+        if !matches!(self.acks, -1..=1) {
             return Err(refuse(ErrorCode::InvalidRequiredAcks, "acks must be -1, 0 or 1"));
         }
         if is_internal(&topic.name) && !self.internal_allowed {
@@ -193,28 +272,18 @@ impl Producing<'_> {
         let partition = self.broker.partitions.lookup(topic, data.index).map_err(Failure::Lookup)?;
         let records = data.records.unwrap_or_default();
         let appended = append_to(&partition, &records, self.origin);
-        self.count(topic.id, &records, appended.is_ok());
-        appended
-    }
-
-    fn count(&self, topic: uuid::Uuid, records: &Bytes, is_ok: bool) {
-        let bytes = records.len() as u64;
-        self.broker.metrics.count(topic, |counted| {
-            counted.produce_requests.add(1);
-            if is_ok {
-                counted.bytes_in.add(bytes);
-                counted.messages_in.add(record_count(records));
-            } else {
-                counted.bytes_rejected.add(bytes);
-                counted.failed_produce_requests.add(1);
-            }
-        });
+        if self.acks != 0 && is_full(&appended) {
+            self.waiting.push(Waiting { topic: at.0, entry: at.1, partition, records });
+        } else {
+            count(self.broker, topic.id, &records, appended.is_ok());
+        }
+        appended.map_err(|(refused, log_start)| Failure::Append(refused, log_start))
     }
 
     fn not_here(&mut self, response: PartitionProduceResponse, error: LookupError) -> PartitionProduceResponse {
         let code = error.code() as i16;
         self.error.get_or_insert(code);
-        let response = response.with_error_code(code);
+        let response = without_offsets(response).with_error_code(code);
         let LookupError::NotLeader { leader, leader_epoch } = error else { return response };
         if !self.leaders.contains(&leader) {
             self.leaders.push(leader);
@@ -224,6 +293,20 @@ impl Producing<'_> {
     }
 }
 
+fn count(broker: &Broker, topic: uuid::Uuid, records: &Bytes, is_ok: bool) {
+    let bytes = records.len() as u64;
+    broker.metrics.count(topic, |counted| {
+        counted.produce_requests.add(1);
+        if is_ok {
+            counted.bytes_in.add(bytes);
+            counted.messages_in.add(record_count(records));
+        } else {
+            counted.bytes_rejected.add(bytes);
+            counted.failed_produce_requests.add(1);
+        }
+    });
+}
+
 /// Records of a batch that was found valid, as its header says.
 fn record_count(batch: &Bytes) -> u64 {
     const COUNT_AT: std::ops::Range<usize> = 57..61;
@@ -231,7 +314,12 @@ fn record_count(batch: &Bytes) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-fn append_to(partition: &Partition, records: &Bytes, origin: AppendOrigin) -> Result<AppendedBatch, Failure> {
+/// A refusal comes with the first offset of the partition, where clients are told.
+fn append_to(
+    partition: &Partition,
+    records: &Bytes,
+    origin: AppendOrigin,
+) -> Result<AppendedBatch, (AppendRefused, i64)> {
     partition.append(records, origin).map_err(|refused| {
         // As in Kafka: only some failures tell where the log starts.
         let untold = matches!(
@@ -244,17 +332,33 @@ fn append_to(partition: &Partition, records: &Bytes, origin: AppendOrigin) -> Re
             )
         );
         let log_start = if untold { -1 } else { partition.log_start().0 };
-        Failure::Append(refused, log_start)
+        (refused, log_start)
     })
 }
 
-fn with_refusal(response: PartitionProduceResponse, refused: AppendRefused) -> PartitionProduceResponse {
+fn with_offsets(response: PartitionProduceResponse, appended: &AppendedBatch) -> PartitionProduceResponse {
+    response
+        .with_base_offset(appended.base_offset.0)
+        .with_log_append_time_ms(appended.log_append_time_ms)
+        .with_log_start_offset(appended.log_start.0)
+}
+
+fn without_offsets(response: PartitionProduceResponse) -> PartitionProduceResponse {
+    response.with_base_offset(-1).with_log_append_time_ms(-1).with_log_start_offset(-1)
+}
+
+fn with_refusal(
+    response: PartitionProduceResponse,
+    refused: AppendRefused,
+    log_start: i64,
+) -> PartitionProduceResponse {
     let record_errors = refused.record_errors.into_iter().map(|(index, message)| {
         BatchIndexAndErrorMessage::default()
             .with_batch_index(index)
             .with_batch_index_error_message(Some(StrBytes::from_string(message)))
     });
-    response
+    without_offsets(response)
+        .with_log_start_offset(log_start)
         .with_error_code(refused.code)
         .with_record_errors(record_errors.collect())
         .with_error_message(refused.message.map(StrBytes::from_string))

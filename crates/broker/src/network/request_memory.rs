@@ -61,7 +61,7 @@ impl RequestMemory {
     }
 
     /// Whether others wait for what a frame holds.
-    pub(super) fn is_contended(&self) -> bool {
+    pub(crate) fn is_contended(&self) -> bool {
         self.budget.is_contended() || self.beyond.available_permits() == 0
     }
 
