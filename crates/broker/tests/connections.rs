@@ -552,6 +552,27 @@ async fn large_answers_that_nobody_takes_are_bounded() {
 }
 
 #[tokio::test]
+async fn large_requests_that_wait_are_bounded() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[("ottla.response.bytes.in.flight", "400000")]).await;
+    let (mut one, mut other) = (Client::connect(&broker).await, Client::connect(&broker).await);
+    create(&mut one, "t").await;
+    let mut parked = fetch("t", i32::MAX, i32::MAX);
+    let partition = parked.topics[0].partitions[0].clone();
+    parked.topics[0].partitions = vec![partition; 5_000];
+    one.send(FETCH_VERSION, &parked).await;
+    other.send(FETCH_VERSION, &parked).await;
+    // There is room for one of them.
+    let (first, left) = tokio::select! {
+        closed = one.is_closed() => (closed, &mut other),
+        closed = other.is_closed() => (closed, &mut one),
+    };
+    assert!(first);
+    left.stream.try_write(&[0]).expect("the other one waits");
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn readers_that_trickle_give_way_to_those_who_wait_for_memory() {
     let directory = tempfile::tempdir().expect("a directory");
     let broker = started(directory.path(), &[("ottla.response.bytes.in.flight", "6050000")]).await;

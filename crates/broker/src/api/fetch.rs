@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::{FetchRequest, FetchResponse};
+use kafka_protocol::messages::{FetchRequest, FetchResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
 use protocol::errors::ErrorCode;
 
 use super::{Handle, Reply, RequestContext};
@@ -100,10 +101,16 @@ fn count(broker: &Broker, answer: &FetchAnswer) {
     }
 }
 
+/// A copy: sessions keep names for long, and what was decoded keeps the whole frame that it came in.
+fn own(name: &TopicName) -> StrBytes {
+    StrBytes::from_string(name.to_string())
+}
+
 fn wishes(request: &FetchRequest) -> Vec<(FetchKey, FetchWish)> {
-    let partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |p| (topic, p)));
-    let wish = |(topic, partition): (&FetchTopic, &FetchPartition)| {
-        let key = FetchKey { topic_id: topic.topic_id, topic: topic.topic.0.clone(), partition: partition.partition };
+    let named = request.topics.iter().map(|topic| (topic, own(&topic.topic)));
+    let partitions = named.flat_map(|(topic, name)| topic.partitions.iter().map(move |p| (topic, name.clone(), p)));
+    let wish = |(topic, name, partition): (&FetchTopic, StrBytes, &FetchPartition)| {
+        let key = FetchKey { topic_id: topic.topic_id, topic: name, partition: partition.partition };
         let wish = FetchWish {
             offset: partition.fetch_offset,
             max_bytes: partition.partition_max_bytes,

@@ -13,13 +13,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::Lsn;
-use common::budget::ByteBudget;
+use common::budget::{ByteBudget, ByteLease};
 use futures::future::{BoxFuture, FutureExt};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use wal::{DurableLsn, WalFailed};
 
 use super::dispatch::dispatch;
+use super::frame::UNLEASED_MAX;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::reader::{FrameReader, ReadError};
@@ -37,8 +38,8 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 /// An answer that is not taken for this long is copied, so that it does not hold the memory of the log.
 const UNSHARE_AFTER: Duration = Duration::from_secs(1);
 
-/// Bytes of finished responses that may wait before no more requests are taken in and no more fetches begin: a few bytes
-/// ask for megabytes, and a client need not read its answers.
+/// Bytes of finished responses, and of requests that wait, that there may be before no more requests are taken in; and of
+/// responses before no more fetches begin. A few bytes ask for megabytes, and a client need not read its answers.
 const READY_BYTES_MAX: usize = 128 << 10;
 
 /// How often the limits above are looked at: of a connection that holds memory, and of any.
@@ -53,6 +54,8 @@ pub(super) struct Connection {
     pending: VecDeque<InFlight>,
     /// Bytes of those responses in `pending` that are encoded.
     ready_bytes: usize,
+    /// Bytes of those requests in `pending` that wait.
+    held_bytes: usize,
     outbox: Outbox,
     durable: Arc<DurableLsn>,
     /// Waits for the LSN of the oldest pending response.
@@ -95,6 +98,9 @@ struct InFlight {
     /// When it was taken in, on the boot-time clock.
     since: Duration,
     response: Pending,
+    /// What the request itself takes while it waits, and the lease on that if it is much.
+    held: usize,
+    _held: Option<ByteLease>,
 }
 
 /// A response that is still to come.
@@ -136,7 +142,7 @@ pub(super) enum Closed {
     Refused(String),
     #[error("the write-ahead log failed")]
     WalFailed,
-    #[error("too many large answers wait for clients that do not read")]
+    #[error("too many large requests and answers wait")]
     NoMemory,
     #[error("idle")]
     Idle,
@@ -158,6 +164,7 @@ impl Connection {
             reader,
             pending: VecDeque::new(),
             ready_bytes: 0,
+            held_bytes: 0,
             outbox: Outbox::default(),
             durable_wait: None,
             closing: None,
@@ -241,7 +248,8 @@ impl Connection {
     /// its effect, or else the oldest. Either wakes this task.
     fn is_full(&self) -> bool {
         let is_held_up = matches!(self.pending.back(), Some(InFlight { response: Pending::Later(_), .. }));
-        is_held_up || self.pending.len() >= IN_FLIGHT_MAX || self.ready_bytes + self.outbox.bytes() >= READY_BYTES_MAX
+        let bytes = self.ready_bytes + self.outbox.bytes() + self.held_bytes;
+        is_held_up || self.pending.len() >= IN_FLIGHT_MAX || bytes >= READY_BYTES_MAX
     }
 
     fn take_frames(&mut self) -> Result<(), Closed> {
@@ -250,7 +258,9 @@ impl Connection {
             self.frames += 1;
             let since = self.broker.clock.boot();
             let key = frame.first_chunk::<2>().map_or(-1, |key| i16::from_be_bytes(*key));
-            let response = match dispatch(&self.broker, &self.info, frame) {
+            let length = frame.len();
+            let (served, decoded) = dispatch(&self.broker, &self.info, frame);
+            let response = match served {
                 Served::Now(frame) => Pending::Ready(frame),
                 Served::Durable(lsn, frame, late) => Pending::Durable(lsn, frame, late),
                 Served::Later(future) => Pending::Later(future),
@@ -260,7 +270,17 @@ impl Connection {
             };
             let response = response.leased(self.broker.connections.answers())?;
             self.ready_bytes += response.encoded_bytes();
-            self.pending.push_back(InFlight { key, since, response });
+            // A request that is handled is gone, one that waits may wait for minutes. Behind `Later` nothing is read, so
+            // that what the frame was read into still covers it.
+            let held = match &response {
+                Pending::Ready(_) | Pending::Durable(..) => 0,
+                Pending::Later(_) => decoded,
+                Pending::InTurn { .. } => decoded + length,
+            };
+            let lease = (held > UNLEASED_MAX).then(|| self.broker.connections.answers().try_take(held as u64));
+            let _held = lease.map(|lease| lease.ok_or(Closed::NoMemory)).transpose()?;
+            self.held_bytes += held;
+            self.pending.push_back(InFlight { key, since, response, held, _held });
         }
         Ok(())
     }
@@ -276,7 +296,8 @@ impl Connection {
             }
         }
         while self.is_front_ready(context)? {
-            let Some(InFlight { key, since, response }) = self.pending.pop_front() else { break };
+            let Some(InFlight { key, since, response, held, _held }) = self.pending.pop_front() else { break };
+            self.held_bytes -= held;
             self.ready_bytes -= response.encoded_bytes();
             if let Pending::Ready(frame) | Pending::Durable(_, frame, _) = response {
                 if frame.is_empty() {

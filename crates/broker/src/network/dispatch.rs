@@ -12,20 +12,23 @@ use crate::api::{self, Served, RequestContext, api_versions};
 
 /// Dispatches one frame. Unknown keys and versions close the connection, as in Kafka; ApiVersions alone
 /// answers a version that is too new.
-pub(super) fn dispatch(broker: &Arc<Broker>, connection: &Arc<ConnectionInfo>, frame: Bytes) -> Served {
+///
+/// Also returns how much memory the decoded request takes at most, without its frame.
+pub(super) fn dispatch(broker: &Arc<Broker>, connection: &Arc<ConnectionInfo>, frame: Bytes) -> (Served, usize) {
     let Some(prefix) = frame.first_chunk::<8>() else {
-        return Served::Close("frame is shorter than a request header".into());
+        return (Served::Close("frame is shorter than a request header".into()), 0);
     };
     let [k0, k1, v0, v1, c0, c1, c2, c3] = *prefix;
     let (key, version) = (i16::from_be_bytes([k0, k1]), i16::from_be_bytes([v0, v1]));
     let correlation_id = i32::from_be_bytes([c0, c1, c2, c3]);
     let metrics = broker.metrics.request(key);
     metrics.requests.add(1);
-    let served = route(broker, connection, key, version, correlation_id, frame);
+    let mut memory = 0;
+    let served = route(broker, connection, key, version, correlation_id, frame, &mut memory);
     if matches!(served, Served::Close(_)) {
         metrics.errors.add(1);
     }
-    served
+    (served, memory)
 }
 
 fn route(
@@ -35,6 +38,7 @@ fn route(
     version: i16,
     correlation_id: i32,
     mut frame: Bytes,
+    memory: &mut usize,
 ) -> Served {
     let Some(api) = api::find(key) else {
         return Served::Close(format!("API key {key} is not supported"));
@@ -45,8 +49,11 @@ fn route(
         }
         return Served::Close(format!("version {version} of API key {key} is not supported"));
     }
-    if let Err(error) = protocol::guard::check(&frame) {
-        return Served::Close(format!("malformed request (API key {key} version {version}): {error}"));
+    match protocol::guard::check(&frame) {
+        Ok(guarded) => *memory = guarded.memory,
+        Err(error) => {
+            return Served::Close(format!("malformed request (API key {key} version {version}): {error}"));
+        }
     }
     let Ok(api_key) = ApiKey::try_from(key) else {
         return Served::Close(format!("API key {key} is not supported"));

@@ -7,7 +7,7 @@ use kafka_protocol::protocol::Encodable;
 use protocol::rope::{self, EncodeError, ResponseFrame};
 
 /// Larger frames lease their memory.
-const UNLEASED_MAX: usize = 16 << 10;
+pub(super) const UNLEASED_MAX: usize = 16 << 10;
 
 /// A response with its length prefix, as pieces that share memory with caches.
 #[derive(Debug, Default)]

@@ -4,8 +4,9 @@ use std::io::{self, BufRead as _, Read, Write};
 
 use zstd::zstd_safe;
 
-use super::lz4::Lz4Decoder;
-use super::snappy::{SnappyDecoder, SnappyEncoder};
+use super::blocks::Blocks;
+use super::lz4::Lz4Frame;
+use super::snappy::{SnappyBlocks, SnappyEncoder};
 
 /// A zstd context that grew beyond this (a frame with a large window) is not kept.
 const ZSTD_CONTEXT_KEPT_MAX: usize = 16 << 20;
@@ -103,8 +104,8 @@ impl Scratch {
 /// Reads decoded bytes of one payload.
 pub(super) enum Decoder<'a> {
     Gzip(flate2::bufread::MultiGzDecoder<&'a [u8]>),
-    Snappy(SnappyDecoder<'a>),
-    Lz4(Lz4Decoder<'a>),
+    Snappy(Blocks<SnappyBlocks<'a>>),
+    Lz4(Blocks<Lz4Frame<'a>>),
     Zstd { context: Box<zstd_safe::DCtx<'static>>, input: &'a [u8], mid_frame: bool },
 }
 
@@ -114,8 +115,8 @@ impl<'a> Decoder<'a> {
         Ok(Some(match codec {
             Codec::None => return Ok(None),
             Codec::Gzip => Self::Gzip(flate2::bufread::MultiGzDecoder::new(payload)),
-            Codec::Snappy => Self::Snappy(SnappyDecoder::new(payload, std::mem::take(&mut scratch.block))),
-            Codec::Lz4 => Self::Lz4(Lz4Decoder::new(payload, std::mem::take(&mut scratch.block))?),
+            Codec::Snappy => Self::Snappy(Blocks::new(SnappyBlocks::new(payload), std::mem::take(&mut scratch.block))),
+            Codec::Lz4 => Self::Lz4(Blocks::new(Lz4Frame::new(payload)?, std::mem::take(&mut scratch.block))),
             Codec::Zstd => Self::Zstd { context: zstd_context(scratch)?, input: payload, mid_frame: false },
         }))
     }

@@ -6,26 +6,24 @@
 //! checksum u8, then blocks {length u32, high bit = stored; bytes; [checksum u32]}, end mark 0,
 //! [content checksum u32].
 
+use super::blocks::BlockSource;
 use super::codec::CodecError;
 
 const MAGIC: u32 = 0x184D_2204;
 const STORED: u32 = 1 << 31;
 const MALFORMED: CodecError = CodecError::Malformed("lz4");
 
-/// Reads one LZ4 frame block by block.
-pub(super) struct Lz4Decoder<'a> {
+/// The blocks of one LZ4 frame.
+pub(super) struct Lz4Frame<'a> {
     input: &'a [u8],
     block_max: usize,
     block_checksums: bool,
-    block: Vec<u8>,
-    at: usize,
-    len: usize,
     ended: bool,
 }
 
-impl<'a> Lz4Decoder<'a> {
-    /// A decoder of the frame in `input` that decodes into `block`.
-    pub(super) fn new(input: &'a [u8], block: Vec<u8>) -> Result<Self, CodecError> {
+impl<'a> Lz4Frame<'a> {
+    /// The frame in `input`.
+    pub(super) fn new(input: &'a [u8]) -> Result<Self, CodecError> {
         let (magic, rest) = input.split_first_chunk::<4>().ok_or(MALFORMED)?;
         let [flags, descriptor, ..] = *rest else { return Err(MALFORMED) };
         let independent = flags & 0x20 != 0;
@@ -44,36 +42,20 @@ impl<'a> Lz4Decoder<'a> {
             return Err(MALFORMED);
         }
         let block_checksums = flags & 0x10 != 0;
-        Ok(Self { input: rest, block_max, block_checksums, block, at: 0, len: 0, ended: false })
+        Ok(Self { input: rest, block_max, block_checksums, ended: false })
     }
+}
 
-    /// Gives the block memory back.
-    pub(super) fn into_block(self) -> Vec<u8> {
-        self.block
-    }
-
-    /// Decodes into `out`; 0 at the end.
-    pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize, CodecError> {
-        while self.at == self.len {
-            if self.ended {
-                return Ok(0);
-            }
-            self.next_block()?;
+impl BlockSource for Lz4Frame<'_> {
+    fn next_block(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, CodecError> {
+        if self.ended {
+            return Ok(None);
         }
-        let count = out.len().min(self.len - self.at);
-        out[..count].copy_from_slice(&self.block[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-
-    fn next_block(&mut self) -> Result<(), CodecError> {
         let (length, rest) = self.input.split_first_chunk::<4>().ok_or(MALFORMED)?;
         let length = u32::from_le_bytes(*length);
-        self.at = 0;
-        self.len = 0;
         if length == 0 {
             self.ended = true;
-            return Ok(());
+            return Ok(None);
         }
         let size = (length & !STORED) as usize;
         if size > self.block_max {
@@ -90,16 +72,14 @@ impl<'a> Lz4Decoder<'a> {
         self.input = rest;
         // LZ4 expands at most 255-fold, so a small block never asks for the frame's whole block size.
         let room = self.block_max.min(size.saturating_mul(255).saturating_add(64));
-        if self.block.len() < room {
-            self.block.resize(room, 0);
+        if block.len() < room {
+            block.resize(room, 0);
         }
-        self.len = if length & STORED != 0 {
-            self.block[..size].copy_from_slice(data);
-            size
-        } else {
-            lz4_flex::block::decompress_into(data, &mut self.block[..room]).map_err(|_| MALFORMED)?
-        };
-        Ok(())
+        if length & STORED != 0 {
+            block[..size].copy_from_slice(data);
+            return Ok(Some(size));
+        }
+        lz4_flex::block::decompress_into(data, &mut block[..room]).map(Some).map_err(|_| MALFORMED)
     }
 }
 

@@ -6,6 +6,7 @@
 //! i16 @51 · base sequence i32 @53 · record count i32 @57. Base offset and leader epoch lie outside the
 //! checksum, so that the broker can set them without touching it.
 
+mod blocks;
 pub mod builder;
 pub mod codec;
 mod lz4;

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 
+use super::blocks::BlockSource;
 use super::codec::CodecError;
 
 const MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
@@ -16,52 +17,34 @@ const RATIO_MAX: usize = 22;
 const BLOCK_LEN: usize = 32 << 10;
 const MALFORMED: CodecError = CodecError::Malformed("snappy");
 
-/// Reads snappy data block by block.
-pub(super) struct SnappyDecoder<'a> {
+/// The blocks of snappy data.
+pub(super) struct SnappyBlocks<'a> {
     input: &'a [u8],
     framed: bool,
-    block: Vec<u8>,
-    at: usize,
-    len: usize,
 }
 
-impl<'a> SnappyDecoder<'a> {
-    /// A decoder of `input` that decodes into `block`.
-    pub(super) fn new(input: &'a [u8], block: Vec<u8>) -> Self {
-        let framed = input.len() >= HEADER_LEN && input.starts_with(&MAGIC);
-        Self { input, framed, block, at: 0, len: 0 }
+impl<'a> SnappyBlocks<'a> {
+    /// Those in `input`.
+    pub(super) fn new(input: &'a [u8]) -> Self {
+        Self { input, framed: input.len() >= HEADER_LEN && input.starts_with(&MAGIC) }
     }
+}
 
-    /// Gives the block memory back.
-    pub(super) fn into_block(self) -> Vec<u8> {
-        self.block
-    }
-
-    /// Decodes into `out`; 0 at the end.
-    pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize, CodecError> {
-        while self.at == self.len {
-            if self.input.is_empty() {
-                return Ok(0);
-            }
-            self.next_block()?;
+impl BlockSource for SnappyBlocks<'_> {
+    fn next_block(&mut self, block: &mut Vec<u8>) -> Result<Option<usize>, CodecError> {
+        if self.input.is_empty() {
+            return Ok(None);
         }
-        let count = out.len().min(self.len - self.at);
-        out[..count].copy_from_slice(&self.block[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-
-    fn next_block(&mut self) -> Result<(), CodecError> {
         let compressed = if self.framed {
             if self.input.starts_with(&MAGIC) {
                 self.input = self.input.get(HEADER_LEN..).ok_or(MALFORMED)?;
-                return Ok(());
+                return Ok(Some(0));
             }
             let (length, rest) = self.input.split_first_chunk::<4>().ok_or(MALFORMED)?;
             let length = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| MALFORMED)?;
-            let (block, rest) = rest.split_at_checked(length).ok_or(MALFORMED)?;
+            let (compressed, rest) = rest.split_at_checked(length).ok_or(MALFORMED)?;
             self.input = rest;
-            block
+            compressed
         } else {
             std::mem::take(&mut self.input)
         };
@@ -69,12 +52,10 @@ impl<'a> SnappyDecoder<'a> {
         if len > compressed.len().saturating_mul(RATIO_MAX) {
             return Err(MALFORMED);
         }
-        if self.block.len() < len {
-            self.block.resize(len, 0);
+        if block.len() < len {
+            block.resize(len, 0);
         }
-        self.len = snap::raw::Decoder::new().decompress(compressed, &mut self.block[..len]).map_err(|_| MALFORMED)?;
-        self.at = 0;
-        Ok(())
+        snap::raw::Decoder::new().decompress(compressed, &mut block[..len]).map(Some).map_err(|_| MALFORMED)
     }
 }
 

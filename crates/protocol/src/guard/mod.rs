@@ -40,6 +40,8 @@ const STRING_MAX: usize = i16::MAX as usize;
 pub struct Guarded<'a> {
     /// The request's header; the body is everything behind it.
     pub header: RequestHeader<'a>,
+    /// Bytes of header and body; what follows is to be ignored.
+    pub len: usize,
     /// Upper estimate of the memory that decoding takes, without the frame itself.
     pub memory: usize,
 }
@@ -151,7 +153,7 @@ pub fn check(frame: &[u8]) -> Result<Guarded<'_>, GuardError> {
     if walk.memory > MEMORY_BASE + MEMORY_RATIO * structure {
         return Err(GuardError::Memory { structure, memory: walk.memory });
     }
-    Ok(Guarded { header, memory: walk.memory })
+    Ok(Guarded { header, len: walk.at, memory: walk.memory })
 }
 
 struct Walk<'a> {
