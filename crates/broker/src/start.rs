@@ -43,7 +43,7 @@ pub const UPLOAD_GRACE: Duration = Duration::from_secs(20);
 
 /// How long a start waits for its partitions before it accepts connections all the same: an object store that does
 /// not answer holds up those partitions alone that need it.
-const OPEN_GRACE: Duration = Duration::from_secs(10);
+const OPEN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a graceful stop waits for background tasks.
 const TASK_GRACE: Duration = Duration::from_secs(3);

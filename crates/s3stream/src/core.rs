@@ -29,6 +29,17 @@ pub(crate) struct Core {
     pub(crate) block_cache: BlockCache,
     pub(crate) backlog: Backlog,
     pub(crate) read_budgets: ReadBudgets,
+    pub(crate) anchors: Anchors,
+}
+
+/// When to look for streams whose anchor has fallen back: see [`crate::anchors`].
+#[derive(Debug, Default)]
+pub(crate) struct Anchors {
+    /// Payload bytes appended so far.
+    written: AtomicU64,
+    /// The log was full for an append since the last look.
+    pub(crate) log_was_full: AtomicBool,
+    pub(crate) wanted: Notify,
 }
 
 /// What waits for upload, counted over all streams.
@@ -121,6 +132,10 @@ impl Core {
     pub(crate) fn appended(&self, payload: u64) {
         if payload == 0 {
             return;
+        }
+        let (written, step) = (self.anchors.written.fetch_add(payload, Ordering::Relaxed), self.wal.capacity() / 16 + 1);
+        if written / step != (written + payload) / step {
+            self.anchors.wanted.notify_one();
         }
         let before = self.backlog.bytes();
         if self.backlog.add(payload) {

@@ -1,6 +1,7 @@
 //! Streams over a write-ahead log and an object store: append, fetch, trim, upload, caches, object formats,
 //! object compaction, recovery. A record is opaque bytes with offsets, a maximum timestamp and an opaque tag.
 
+mod anchors;
 mod backoff;
 mod block_cache;
 mod collector;
@@ -25,6 +26,7 @@ pub mod testing;
 mod tests;
 mod upload;
 
+pub use anchors::CheckpointSource;
 pub use ports::{
     CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager, PortError, SliceCommit,
     SliceOutcome, StreamManager, StreamMetadata,

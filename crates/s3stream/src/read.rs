@@ -44,7 +44,7 @@ pub(crate) async fn fetch(
     let max_bytes = max_bytes.min(FETCH_LOAD_BYTES_MAX);
     let (mut cursor, mut fetched, mut moves) = (from, Fetched::default(), 0);
     loop {
-        let (until, committed) = {
+        let (until, committed, in_log) = {
             let state = stream.state.lock();
             let (start, next) = (state.start, state.tail.next());
             if cursor < start || cursor > next {
@@ -53,12 +53,12 @@ pub(crate) async fn fetch(
             if cursor >= state.tail.covered_from() && state.tail.collect(cursor, until, max_bytes, &mut fetched) {
                 return Ok(fetched);
             }
-            (until.min(next), state.tail.committed())
+            (until.min(next), state.tail.committed(), state.tail.is_read_from_log(cursor))
         };
         if cursor >= until || !fetched.slices.is_empty() && fetched.bytes >= max_bytes {
             return Ok(fetched);
         }
-        let step = if cursor >= committed {
+        let step = if in_log {
             fetch_log(stream, cursor, until, max_bytes, &mut fetched).await?
         } else {
             fetch_objects(stream, cursor, until.min(committed), max_bytes, class, &mut fetched).await?
@@ -85,7 +85,7 @@ fn out_of_range(fetched: Fetched, start: Offset, next: Offset) -> Result<Fetched
     if fetched.slices.is_empty() { Err(FetchError::OutOfRange { start, next }) } else { Ok(fetched) }
 }
 
-/// Un-uploaded records whose blocks were released.
+/// Records in the log whose blocks were released, or that were recovered.
 async fn fetch_log(
     stream: &Stream,
     from: Offset,
@@ -117,6 +117,7 @@ async fn fetch_log(
                 Ok(bytes) => bytes,
                 // It was uploaded and trimmed since.
                 Err(ReadError::NotFound(_)) => {
+                    stream.opened();
                     return Ok(Step::Moved(format!("block {lsn} of the log was trimmed")));
                 }
                 Err(error @ ReadError::Corrupt { .. }) => {
@@ -305,7 +306,14 @@ async fn load_ahead(stream: &Stream, readahead: Readahead) -> Result<(Offset, u6
 
 /// See [`Stream::checkpoint`].
 pub(crate) async fn checkpoint(stream: &Stream) -> Result<Option<Checkpoint>, FetchError> {
-    let in_log = stream.state.lock().tail.newest_checkpoint().cloned();
+    let in_log = {
+        let state = stream.state.lock();
+        let newest = state.tail.newest_checkpoint().cloned();
+        if newest.is_none() && state.tail.is_whole() {
+            return Ok(None);
+        }
+        newest
+    };
     if let Some(entry) = in_log {
         let lsn = entry.block.lsn();
         let block = match entry.block.bytes() {

@@ -18,7 +18,8 @@ pub(crate) struct RecoveredTail {
     pub(crate) checkpoints: Vec<CheckpointEntry>,
 }
 
-/// Resolves `records` of one stream, in log order, against the committed end.
+/// Resolves `records` of one stream, in log order, against the committed end. Records below that are kept where they
+/// spare the opening the store: when they follow a checkpoint that the log holds, or begin at offset 0.
 ///
 /// Errors: [`OpenError::Gap`] when records are missing between the committed end and a record, or between records.
 pub(crate) fn resolve(
@@ -46,26 +47,40 @@ pub(crate) fn resolve(
         }
         match record.meta.kind {
             RecordKind::Checkpoint => checkpoints.push((epoch, checkpoint_entry(&record))),
-            RecordKind::Data if record.meta.next_offset <= committed => {}
             RecordKind::Data => {
-                let expected = kept.back().map(|(_, entry)| entry.next);
+                let mut expected = kept.back().map(|(_, entry)| entry.next);
+                if base <= committed && expected.is_some_and(|expected| expected <= committed && expected != base) {
+                    // What lies between was written and uploaded elsewhere.
+                    kept.clear();
+                    expected = None;
+                }
+                let next = record.meta.next_offset;
                 let fits = expected.map_or(base <= committed, |expected| base == expected);
-                if !fits || record.meta.next_offset <= base {
-                    let expected = expected.unwrap_or(committed);
+                if !fits || next <= base {
+                    let expected = expected.map_or(committed, |expected| expected.max(committed));
                     return Err(OpenError::Gap { stream, expected, found: base });
                 }
                 kept.push_back((epoch, tail_entry(&record)));
             }
         }
     }
-    let entries: VecDeque<TailEntry> = kept.into_iter().map(|(_, entry)| entry).collect();
-    let end = entries.back().map_or(committed, |entry| entry.next);
-    let mut checkpoints: Vec<CheckpointEntry> = checkpoints.into_iter().map(|(_, checkpoint)| checkpoint).collect();
-    checkpoints.retain(|checkpoint| checkpoint.offset >= committed && checkpoint.offset <= end);
-    if let Some(newest) = checkpoints.pop() {
-        checkpoints = vec![newest];
+    let mut entries: VecDeque<TailEntry> = kept.into_iter().map(|(_, entry)| entry).collect();
+    if entries.back().is_some_and(|entry| entry.next < committed) {
+        entries.clear();
     }
-    Ok(RecoveredTail { entries, checkpoints })
+    let end = entries.back().map_or(committed, |entry| entry.next);
+    let covered_from = entries.front().map_or(end, |entry| entry.base);
+    let checkpoints = checkpoints.into_iter().map(|(_, checkpoint)| checkpoint);
+    let newest = checkpoints.filter(|checkpoint| (covered_from.min(committed)..=end).contains(&checkpoint.offset)).last();
+    let needed_from = match &newest {
+        Some(checkpoint) => checkpoint.offset.min(committed),
+        None if covered_from == Offset(0) => Offset(0),
+        None => committed,
+    };
+    while entries.front().is_some_and(|entry| entry.next <= needed_from) {
+        entries.pop_front();
+    }
+    Ok(RecoveredTail { entries, checkpoints: newest.into_iter().collect() })
 }
 
 fn tail_entry(record: &RecordRef) -> TailEntry {
@@ -123,11 +138,34 @@ mod tests {
 
     #[test]
     fn drops_what_is_committed_and_keeps_a_straddling_record() {
-        let records = || vec![record(1, 0, 10), record(1, 10, 20), record(1, 20, 30)];
+        let records = || vec![record(1, 5, 10), record(1, 10, 20), record(1, 20, 30)];
         assert_eq!(offsets(records(), 10, 1).expect("tail"), [(10, 20), (20, 30)]);
         assert_eq!(offsets(records(), 15, 1).expect("tail"), [(10, 20), (20, 30)]);
         assert_eq!(offsets(records(), 30, 1).expect("tail"), []);
         assert_eq!(offsets(records(), 40, 1).expect("tail"), []);
+    }
+
+    #[test]
+    fn keeps_what_is_committed_if_it_is_all_there_is() {
+        let records = || vec![record(1, 0, 10), record(1, 10, 20), record(1, 20, 30)];
+        assert_eq!(offsets(records(), 20, 1).expect("tail"), [(0, 10), (10, 20), (20, 30)]);
+        assert_eq!(offsets(records(), 30, 1).expect("tail"), [(0, 10), (10, 20), (20, 30)]);
+        assert_eq!(offsets(records(), 40, 1).expect("tail"), [], "the end was written elsewhere");
+        let elsewhere = vec![record(1, 0, 10), record(3, 20, 30), record(3, 30, 40)];
+        assert_eq!(offsets(elsewhere, 30, 3).expect("tail"), [(30, 40)], "so was the middle");
+    }
+
+    #[test]
+    fn keeps_what_is_committed_above_a_checkpoint() {
+        let records = vec![record(1, 5, 10), record(1, 10, 10), record(1, 10, 20), record(1, 20, 30)];
+        let tail = |committed| resolve(StreamId(1), records.clone(), Offset(committed), StreamEpoch(1)).expect("tail");
+        for committed in [10, 20, 30] {
+            let tail = tail(committed);
+            assert_eq!(tail.entries.iter().map(|entry| entry.base.0).collect::<Vec<_>>(), [10, 20], "{committed}");
+            assert_eq!(tail.checkpoints.iter().map(|c| c.offset.0).collect::<Vec<_>>(), [10], "{committed}");
+        }
+        let beyond = tail(40);
+        assert!(beyond.entries.is_empty() && beyond.checkpoints.is_empty());
     }
 
     #[test]

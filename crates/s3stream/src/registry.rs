@@ -1,12 +1,13 @@
 //! Which streams are open, and what the log recovered for those that are not open yet.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use common::{Lsn, Offset, StreamEpoch, StreamId};
 use parking_lot::Mutex;
 use wal::{RecordKind, RecordRef, Recovered};
 
+use crate::anchors::{CheckpointSource, give_way, oldest_anchor};
 use crate::core::Core;
 use crate::ports::StreamMetadata;
 use crate::recovery::resolve;
@@ -159,10 +160,9 @@ impl Registry {
         let mut inner = self.inner.lock();
         inner.drop_unknown(core);
         // Read before the streams are: whatever is appended later lies above.
-        let mut oldest = core.wal.durable().get();
-        if let Some(unopened) = inner.first_unopened() {
-            oldest = oldest.min(unopened);
-        }
+        let durable = core.wal.durable().get();
+        let give_way = give_way(core);
+        let mut oldest = inner.first_unopened(core, give_way).map_or(durable, |unopened| unopened.min(durable));
         let tight = core.backlog.index_bytes() > core.settings.tail_index_bytes / 2;
         let released_below = core.log_cache.released_below();
         inner.open.retain(|_, stream| {
@@ -170,13 +170,30 @@ impl Registry {
             let tail = &mut state.tail;
             let dropped = if tight { tail.drop_committed() } else { tail.drop_released(released_below) };
             core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
-            if let Some(pending) = tail.first_pending_lsn() {
-                oldest = oldest.min(pending);
-                return true;
+            let (pending, anchor) = (tail.first_pending_lsn(), tail.anchor(durable));
+            oldest = pending.map_or(oldest, |pending| pending.min(oldest));
+            if !state.closed && !give_way {
+                oldest = anchor.map_or(oldest, |anchor| anchor.min(oldest));
             }
-            !state.closed
+            pending.is_some() || !state.closed
         });
+        if give_way {
+            inner.open.values().for_each(|stream| stream.state.lock().tail.cut_anchor(oldest));
+            core.anchors.wanted.notify_one();
+        }
         core.wal.trim(oldest);
+    }
+
+    /// Those who should append a checkpoint, because their stream's anchor has fallen back or is missing.
+    pub(crate) fn without_anchor(&self, core: &Core) -> Vec<Weak<dyn CheckpointSource>> {
+        let (oldest, durable) = (oldest_anchor(core), core.wal.durable().get());
+        let inner = self.inner.lock();
+        let wanted = inner.open.values().filter_map(|stream| {
+            let mut state = stream.state.lock();
+            let wants = !state.closed && state.tail.wants_anchor(oldest, durable);
+            wants.then(|| state.checkpoint_source.clone()).flatten()
+        });
+        wanted.collect()
     }
 
     /// Drops all index entries of what objects hold.
@@ -192,7 +209,7 @@ impl Registry {
     pub(crate) fn is_uploaded(&self, core: &Core) -> bool {
         let mut inner = self.inner.lock();
         inner.drop_unknown(core);
-        inner.first_unopened().is_none()
+        inner.first_unopened(core, true).is_none()
             && inner.open.values().all(|stream| stream.state.lock().tail.first_pending_lsn().is_none())
     }
 }
@@ -223,10 +240,16 @@ impl Inner {
         }
     }
 
-    /// Where the oldest record lies in the log that was recovered for a stream nobody has opened yet.
-    fn first_unopened(&self) -> Option<Lsn> {
-        let data = |record: &&RecordRef| record.meta.kind == RecordKind::Data;
-        let first = |records: &Vec<RecordRef>| records.iter().find(data).map(|record| record.block.lsn());
-        self.recovered.values().filter_map(first).min()
+    /// Where the oldest record lies in the log that was recovered for a stream nobody has opened yet; of those alone
+    /// that no object holds, if so wished.
+    fn first_unopened(&self, core: &Core, pending: bool) -> Option<Lsn> {
+        let oldest = |(id, records): (&StreamId, &Vec<RecordRef>)| {
+            let committed = core.stream_manager.stream(*id).map_or(Offset(0), |metadata| metadata.end);
+            let counts = |record: &&RecordRef| {
+                !pending || record.meta.kind == RecordKind::Data && record.meta.next_offset > committed
+            };
+            records.iter().find(counts).map(|record| record.block.lsn())
+        };
+        self.recovered.iter().filter_map(oldest).min()
     }
 }

@@ -44,6 +44,9 @@ pub(crate) async fn heads(stream: &Arc<Stream>, from: Offset) -> Result<Vec<Reco
             if from < start || from > next {
                 return Err(FetchError::OutOfRange { start, next });
             }
+            if state.tail.covered_from() <= from {
+                return Ok(state.tail.from(from).map(|entry| entry.head()).collect());
+            }
             state.tail.committed()
         };
         let mut heads = unless_moved!(committed_heads(stream, from, committed))?;

@@ -9,7 +9,7 @@ use wal::WriteAheadLog;
 use crate::block_cache::BlockCache;
 use crate::collector::Collector;
 use crate::compaction::Compactor;
-use crate::core::{Backlog, Core};
+use crate::core::{Anchors, Backlog, Core};
 use crate::log_cache::LogCache;
 use crate::object::reader::ReadBudgets;
 use crate::ports::{ObjectManager, StreamManager};
@@ -121,6 +121,7 @@ impl StreamStore {
             block_cache: BlockCache::new(settings.block_cache_bytes),
             read_budgets: ReadBudgets::new((settings.block_cache_bytes / 4).max(READ_BUDGET_BYTES_MIN)),
             backlog: Backlog::default(),
+            anchors: Anchors::default(),
             settings,
             wal: parts.wal,
             objects: parts.objects,
@@ -135,6 +136,8 @@ impl StreamStore {
         parts.supervisor.spawn("object compaction", compactor.run(parts.supervisor.stop_signal()));
         let collector = Collector::new(Arc::clone(&core));
         parts.supervisor.spawn("object collector", collector.run(parts.supervisor.stop_signal()));
+        let anchors = crate::anchors::run(Arc::clone(&core), Arc::clone(&registry), parts.supervisor.stop_signal());
+        parts.supervisor.spawn("checkpoint anchors", anchors);
         let readahead = run_readahead(jobs, parts.supervisor.stop_signal());
         parts.supervisor.spawn("readahead", readahead);
         Ok(Arc::new(Self { core, registry }))

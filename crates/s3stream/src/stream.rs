@@ -1,13 +1,15 @@
 //! One open stream.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use common::{Lsn, Offset, StreamEpoch, StreamId};
 use parking_lot::Mutex;
 use wal::{AppendError, Appended, RecordKind, RecordMeta, TAG_BYTES};
 
+use crate::anchors::CheckpointSource;
 use crate::core::Core;
 use crate::readahead::Readers;
 use crate::tail::{CheckpointEntry, TAIL_ENTRY_BYTES, Tail, TailEntry};
@@ -112,6 +114,7 @@ pub(crate) struct State {
     /// No more appends: another opening took over, or metadata knows the stream no more.
     pub(crate) closed: bool,
     pub(crate) readers: Readers,
+    pub(crate) checkpoint_source: Option<Weak<dyn CheckpointSource>>,
 }
 
 impl std::fmt::Debug for Stream {
@@ -122,7 +125,7 @@ impl std::fmt::Debug for Stream {
 
 impl Stream {
     pub(crate) fn new(id: StreamId, epoch: StreamEpoch, core: Arc<Core>, start: Offset, tail: Tail) -> Self {
-        let state = State { tail, start, closed: false, readers: Readers::default() };
+        let state = State { tail, start, closed: false, readers: Readers::default(), checkpoint_source: None };
         Self { id, epoch, core, state: Mutex::new(state) }
     }
 
@@ -261,6 +264,27 @@ impl Stream {
         Ok(end)
     }
 
+    /// Whom to ask for a checkpoint when the newest in the log has fallen back, or only the store has one.
+    pub fn set_checkpoint_source(&self, source: Weak<dyn CheckpointSource>) {
+        let mut state = self.state.lock();
+        state.checkpoint_source = Some(source);
+        if !state.tail.is_anchored() {
+            self.core.anchors.wanted.notify_one();
+        }
+    }
+
+    /// Whether the log alone says what an opening needs, so that it needs no store.
+    #[must_use]
+    pub fn opens_from_log(&self) -> bool {
+        self.state.lock().tail.is_anchored()
+    }
+
+    /// The opener has read what it needs: gives up what the log recovered of records that objects hold.
+    pub fn opened(&self) {
+        let dropped = self.state.lock().tail.drop_recovered();
+        self.core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
+    }
+
     fn append_to_log(
         &self,
         state: &State,
@@ -284,6 +308,8 @@ impl Stream {
         };
         if matches!(appended, Err(AppendError::Full)) {
             self.core.backlog.wanted.notify_one();
+            self.core.anchors.log_was_full.store(true, Ordering::Release);
+            self.core.anchors.wanted.notify_one();
         }
         appended
     }

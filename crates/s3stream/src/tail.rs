@@ -75,14 +75,53 @@ pub(crate) struct Tail {
     checkpoints: Vec<CheckpointEntry>,
     /// Payload bytes of the entries at or above `committed`.
     pending_bytes: u64,
+    /// From here on the log alone says what an opening needs: see [`crate::anchors`].
+    anchor: Option<Lsn>,
+    /// The committed entries were recovered from the log for the opening, which has not read them yet.
+    recovered: bool,
 }
 
 impl Tail {
-    /// A tail above `committed`. `entries` are contiguous; the first starts at `committed`, or straddles it.
+    /// A tail whose objects end at `committed`. `entries` are contiguous and reach `committed` at least, unless there are
+    /// none. Entries below `committed` are there only if they and `checkpoints`, or they alone, are the whole state.
     pub(crate) fn new(committed: Offset, entries: VecDeque<TailEntry>, checkpoints: Vec<CheckpointEntry>) -> Self {
         let next = entries.back().map_or(committed, |entry| entry.next);
-        let pending_bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
-        Self { committed, next, entries, committed_entries: 0, checkpoints, pending_bytes }
+        let committed_entries = entries.partition_point(|entry| entry.next <= committed);
+        let pending_bytes = entries.range(committed_entries..).map(|entry| u64::from(entry.len)).sum();
+        let from_nothing = entries.front().filter(|entry| entry.base == Offset(0));
+        let anchor = match checkpoints.first() {
+            Some(checkpoint) => Some(checkpoint.block.lsn()),
+            None => from_nothing.map(|entry| entry.block.lsn()),
+        };
+        Self { committed, next, entries, committed_entries, checkpoints, pending_bytes, anchor, recovered: committed_entries > 0 }
+    }
+
+    /// Where the log must not be trimmed, so that an opening needs no store; `None` when it needs it, or needs nothing.
+    pub(crate) fn anchor(&mut self, durable: Lsn) -> Option<Lsn> {
+        let newest = self.checkpoints.iter().rev().find(|checkpoint| checkpoint.end_lsn() <= durable);
+        self.anchor = self.anchor.max(newest.map(|checkpoint| checkpoint.block.lsn()));
+        self.anchor
+    }
+
+    /// Whether a new checkpoint should go into the log: the newest lies below `oldest`, or only the store has one.
+    pub(crate) fn wants_anchor(&mut self, oldest: Lsn, durable: Lsn) -> bool {
+        self.next > Offset(0) && self.anchor(durable).is_none_or(|anchor| anchor < oldest)
+    }
+
+    /// Whether every record there ever was is in the entries.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.entries.front().is_some_and(|entry| entry.base == Offset(0))
+    }
+
+    /// Whether the log alone says what an opening needs.
+    pub(crate) fn is_anchored(&self) -> bool {
+        self.anchor.is_some() || !self.checkpoints.is_empty() || self.next == Offset(0)
+    }
+
+    /// The log was trimmed up to `before` although an anchor may lie below.
+    pub(crate) fn cut_anchor(&mut self, before: Lsn) {
+        self.checkpoints.retain(|checkpoint| checkpoint.block.lsn() >= before);
+        self.anchor = self.anchor.filter(|anchor| *anchor >= before);
     }
 
     pub(crate) fn committed(&self) -> Offset {
@@ -106,6 +145,9 @@ impl Tail {
     pub(crate) fn push(&mut self, entry: TailEntry) {
         assert!(entry.base == self.next, "an append must start at the next offset");
         assert!(entry.next > entry.base, "a record must hold an offset");
+        if entry.base == Offset(0) {
+            self.anchor = Some(entry.block.lsn());
+        }
         self.next = entry.next;
         self.pending_bytes += u64::from(entry.len);
         self.entries.push_back(entry);
@@ -164,6 +206,9 @@ impl Tail {
         }
         self.next = self.next.max(self.committed);
         if let Some(offset) = checkpoint {
+            // What is committed was durable.
+            let newest = self.checkpoints.iter().rev().find(|kept| kept.offset <= offset);
+            self.anchor = self.anchor.max(newest.map(|kept| kept.block.lsn()));
             self.checkpoints.retain(|kept| kept.offset > offset);
         }
     }
@@ -182,8 +227,19 @@ impl Tail {
         dropped
     }
 
+    /// Whether the record at `from` is to be read from the log: no object holds it, or it was recovered for the opening.
+    pub(crate) fn is_read_from_log(&self, from: Offset) -> bool {
+        from >= self.committed || self.recovered && from >= self.covered_from()
+    }
+
+    /// Drops what was recovered for the opening and is held by objects. Returns how many.
+    pub(crate) fn drop_recovered(&mut self) -> usize {
+        if self.recovered { self.drop_committed() } else { 0 }
+    }
+
     /// Drops all entries that objects hold. Returns how many.
     pub(crate) fn drop_committed(&mut self) -> usize {
+        self.recovered = false;
         let dropped = std::mem::take(&mut self.committed_entries);
         self.entries.drain(..dropped);
         self.entries.shrink_to_fit();
@@ -207,6 +263,7 @@ impl Tail {
         self.checkpoints.clear();
         self.committed_entries = 0;
         self.pending_bytes = 0;
+        self.anchor = None;
         self.next = self.committed;
         (dropped, bytes)
     }

@@ -1,7 +1,7 @@
 //! Follows partitions and metadata: loads a shard for each partition of the topic that opens here, drops those
 //! whose partition closed, and removes offsets of deleted topics.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,10 +127,12 @@ impl Inner {
         {
             let mut shards = self.shards.write();
             match shards.get_mut(&load.index) {
-                Some(slot @ Slot::Loading(_)) if slot.is_of(&load.partition) => *slot = Slot::Ready(shard),
+                Some(slot @ Slot::Loading(_)) if slot.is_of(&load.partition) => *slot = Slot::Ready(Arc::clone(&shard)),
                 _ => return,
             }
         }
+        let source: Weak<HostedShard> = Arc::downgrade(&shard);
+        load.partition.opened(source);
         if groups + offsets > 0 {
             tracing::info!(partition = load.index, groups, offsets, "group coordinator loaded");
         }
@@ -150,9 +152,9 @@ impl Slot {
 
 /// Loads a shard; tries again until it succeeds or the partition is closed.
 async fn load_until_done(inner: Arc<Inner>, load: Load, at_once: Arc<Semaphore>) {
-    let checkpoint = load.partition.take_coordinator_checkpoint();
     let mut pause = PAUSE_MIN;
     while !load.partition.is_closed() {
+        let checkpoint = load.partition.coordinator_checkpoint();
         match attempt(&inner, &load, checkpoint.as_ref(), &at_once).await {
             Ok(loaded) => return inner.loaded(&load, loaded),
             Err(error) => {

@@ -8,6 +8,7 @@ use coordinator::{Context, CoordinatorRecord, GroupShard, Now, Output, Request, 
 use parking_lot::Mutex;
 use protocol::ErrorCode;
 use protocol::batch::builder::BatchBuilder;
+use s3stream::CheckpointSource;
 use tokio::sync::oneshot;
 
 use super::answer::Submitted;
@@ -207,12 +208,22 @@ impl HostedShard {
     }
 
     fn append_checkpoint(&self, state: &mut State, checkpoint: &[u8]) {
-        match self.partition.append_checkpoint(checkpoint) {
+        match self.partition.append_coordinator_checkpoint(checkpoint) {
             Ok(_) => {}
             // Loading replays more; the next attempt comes after as many bytes again.
             Err(refused) => tracing::warn!(partition = ?self.partition, ?refused, "no checkpoint of the group coordinator"),
         }
         state.bytes_since_checkpoint = 0;
+    }
+}
+
+impl CheckpointSource for HostedShard {
+    fn append_checkpoint(&self) {
+        let mut state = self.state.lock();
+        if !state.dropped {
+            let checkpoint = state.shard.checkpoint();
+            self.append_checkpoint(&mut state, &checkpoint);
+        }
     }
 }
 

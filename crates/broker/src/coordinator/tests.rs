@@ -33,7 +33,7 @@ fn now() -> Now {
 }
 
 async fn host(partition: &Arc<Partition>) -> (HostedShard, usize) {
-    let checkpoint = partition.take_coordinator_checkpoint();
+    let checkpoint = partition.coordinator_checkpoint();
     let loaded = load(partition, checkpoint.as_ref()).await.expect("loads");
     let replayed = loaded.replayed_bytes;
     let shard = GroupShard::load(Arc::new(GroupConfig::default()), loaded.persisted, now());
@@ -96,7 +96,7 @@ async fn a_commit_is_answered_once_it_is_durable_and_survives_a_crash() {
     // The process dies before the flush: nobody was told of the second commit, and it is gone.
     let rig = rig.crash().await;
     let partition = rig.open().await;
-    let checkpoint = partition.take_coordinator_checkpoint();
+    let checkpoint = partition.coordinator_checkpoint();
     let loaded = load(&partition, checkpoint.as_ref()).await.expect("loads");
     assert_eq!(loaded.persisted.offset("group", "t", 0).map(|committed| committed.offset), Some(41));
 }
@@ -120,7 +120,7 @@ async fn checkpoints_bound_what_is_replayed() {
     shard.append_final_checkpoint();
     let rig = rig.crash().await;
     let partition = rig.open().await;
-    let checkpoint = partition.take_coordinator_checkpoint();
+    let checkpoint = partition.coordinator_checkpoint();
     let loaded = load(&partition, checkpoint.as_ref()).await.expect("loads");
     assert_eq!(loaded.replayed_bytes, 0);
     for index in 0..3 {

@@ -134,6 +134,9 @@ fn partitions(encoder: &mut DescriptorEncoder<'_>, broker: &Broker, image: &Meta
     let replicated = all().filter(|partition| partition.replicas.contains(&own)).count();
     gauge(encoder, &format!("{manager}partitioncount"), "Partitions with a replica here", replicated)?;
     gauge(encoder, &format!("{manager}leadercount"), "Partitions led by this broker", open.len())?;
+    let led = all().filter(|partition| partition.leader == own).count();
+    let help = "Partitions that this broker is to lead and does not serve: being opened, or damaged (see the log)";
+    gauge(encoder, "ottla_offline_partitions", help, led.saturating_sub(open.len()))?;
     let is_live = |id: &common::NodeId| image.nodes.get(id).is_some_and(|node| !node.fenced);
     let short = all().filter(|partition| partition.leader == own && !partition.replicas.iter().all(is_live)).count();
     let help = "Partitions led here with a replica on a broker that is not there";

@@ -153,13 +153,16 @@ impl Partition {
     }
 
     /// Appends a checkpoint on behalf of the coordinator that owns this partition's records: its state as it
-    /// follows from all of them up to the log's end. It comes back from [`Partition::take_coordinator_checkpoint`].
-    pub fn append_checkpoint(&self, payload: &[u8]) -> Result<Lsn, AppendRefused> {
+    /// follows from all of them up to the log's end. It comes back from [`Partition::coordinator_checkpoint`].
+    pub fn append_coordinator_checkpoint(&self, payload: &[u8]) -> Result<Lsn, AppendRefused> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(AppendRefused::not_leader());
         }
-        self.append_checkpoint_locked(&mut state, Some(payload)).map_err(|error| self.refused(&mut state, &error))
+        let appended = self.append_checkpoint_locked(&mut state, Some(payload));
+        let lsn = appended.map_err(|error| self.refused(&mut state, &error))?;
+        state.coordinator = Some((Offset(state.log_end), Bytes::copy_from_slice(payload)));
+        Ok(lsn)
     }
 
     pub(super) fn append_checkpoint_locked(

@@ -161,11 +161,11 @@ impl Partition {
         state.waiters.closed();
     }
 
-    /// What the coordinator that owns this partition's records had put into the checkpoint from which the
-    /// partition was opened, and the offset up to which it describes them. Given out once.
+    /// What the coordinator that owns this partition's records has put into its newest checkpoint, here or before the
+    /// partition was opened, and the offset up to which it describes them.
     #[must_use]
-    pub fn take_coordinator_checkpoint(&self) -> Option<(Offset, Bytes)> {
-        self.state.lock().coordinator.take()
+    pub fn coordinator_checkpoint(&self) -> Option<(Offset, Bytes)> {
+        self.state.lock().coordinator.clone()
     }
 
     /// Forgets producers that have not written for `expiration_ms`.

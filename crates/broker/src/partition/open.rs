@@ -1,10 +1,10 @@
 //! Opening a partition: the newest checkpoint, then the tags of all records above it. No payload is read.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use common::Offset;
 use parking_lot::Mutex;
-use s3stream::{FetchError, Stream};
+use s3stream::{CheckpointSource, FetchError, Stream};
 
 use super::checkpoint::{self, CheckpointError, PartitionCheckpoint};
 use super::producer_state::ProducerStates;
@@ -60,7 +60,31 @@ impl Partition {
             environment.durable.wait(newest).await.map_err(failed)?;
         }
         state.lead(leader_epoch, stream.next_offset().0);
-        Ok(Arc::new(Self { environment, topic, index, leader_epoch, stream, state: Mutex::new(state) }))
+        let coordinator_owned = topic.is_coordinator_owned();
+        let partition = Self { environment, topic, index, leader_epoch, stream, state: Mutex::new(state) };
+        let partition = Arc::new(partition);
+        if !coordinator_owned {
+            let source: Weak<Self> = Arc::downgrade(&partition);
+            partition.opened(source);
+        }
+        Ok(partition)
+    }
+
+    /// Everything that the log recovered was read, by this partition and by whoever owns its records; `source` makes
+    /// its checkpoints from now on.
+    pub(crate) fn opened(&self, source: Weak<dyn CheckpointSource>) {
+        self.stream.opened();
+        self.stream.set_checkpoint_source(source);
+    }
+}
+
+impl CheckpointSource for Partition {
+    fn append_checkpoint(&self) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            // A full log takes none: asked again later.
+            let _ = self.append_checkpoint_locked(&mut state, None);
+        }
     }
 }
 

@@ -1,13 +1,18 @@
-//! Opens partitions: one metadata command for all that wait, then their streams, some at a time. What cannot be opened
-//! now (the store is down, metadata has no leader) is tried again, with growing pauses, and holds up nothing else.
+//! Opens partitions: one metadata command for all that wait, then their streams, some at a time. Those that the log alone
+//! opens come first and never wait for one that needs the store. What cannot be opened now (the store is down, metadata
+//! has no leader) is tried again, with growing pauses, and holds up nothing else.
 
+use std::collections::{HashSet, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::supervisor::StopSignal;
 use common::{StreamEpoch, StreamId};
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use metadata::{Command, Outcome};
+use s3stream::Stream;
 
 use super::partitions::Inner;
 use super::{Partition, Topic};
@@ -16,6 +21,8 @@ use super::{Partition, Topic};
 const COMMAND_STREAMS_MAX: usize = 4096;
 /// Partitions opened at a time.
 const CONCURRENT_OPENINGS: usize = 64;
+/// A partition that stays offline is told of whenever so many more attempts have failed.
+const TELL_EVERY: u32 = 16;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -24,56 +31,109 @@ pub(crate) struct Opening {
     pub(crate) topic: Arc<Topic>,
     pub(crate) index: i32,
     pub(crate) stream: StreamId,
+    /// How often it has failed.
+    pub(crate) failures: u32,
 }
 
-pub(crate) async fn run(partitions: Arc<Inner>, mut stop: StopSignal) -> Result<(), std::convert::Infallible> {
-    let mut pause = PAUSE_MIN;
-    let mut again = false;
-    loop {
-        tokio::select! {
-            () = stop.stopped() => return Ok(()),
-            () = partitions.openings_added.notified() => {}
-            () = tokio::time::sleep(pause), if again => pause = (pause * 2).min(PAUSE_MAX),
+impl Opening {
+    /// Counts a failure and tells it: each of the first ones, later one in some minutes.
+    fn failed(&mut self, error: &dyn std::fmt::Display) {
+        self.failures += 1;
+        if self.failures < 5 || self.failures.is_multiple_of(TELL_EVERY) {
+            let (topic, partition, failures) = (&self.topic.name, self.index, self.failures);
+            tracing::error!(%topic, partition, failures, %error, "the partition is offline, clients are told to retry; trying again");
         }
-        let mut waiting = std::mem::take(&mut *partitions.openings.lock());
-        waiting.retain(|opening| partitions.wants(opening));
-        // A partition that moved away and back while an attempt failed is listed twice.
-        waiting.sort_by_key(|opening| opening.stream);
-        waiting.dedup_by_key(|opening| opening.stream);
-        let failed = tokio::select! {
-            () = stop.stopped() => return Ok(()),
-            failed = open_all(&partitions, waiting) => failed,
-        };
-        partitions.tried_all();
-        again = !failed.is_empty();
-        if !again {
-            pause = PAUSE_MIN;
-        }
-        partitions.openings.lock().extend(failed);
     }
 }
 
-/// Opens what it can; returns what must be tried again.
-async fn open_all(partitions: &Arc<Inner>, mut waiting: Vec<Opening>) -> Vec<Opening> {
-    let mut failed = Vec::new();
+/// An opening whose stream is open.
+struct Granted {
+    opening: Opening,
+    leader_epoch: i32,
+    stream: Arc<Stream>,
+}
+
+pub(crate) async fn run(partitions: Arc<Inner>, mut stop: StopSignal) -> Result<(), Infallible> {
+    tokio::select! {
+        () = stop.stopped() => Ok(()),
+        never = run_forever(&partitions) => match never {},
+    }
+}
+
+async fn run_forever(partitions: &Arc<Inner>) -> Infallible {
+    let mut pause = PAUSE_MIN;
+    // What needs the store, which may not answer for long: waiting for its turn, under way, and the streams of both.
+    let mut queue: VecDeque<Granted> = VecDeque::new();
+    let mut under_way = FuturesUnordered::new();
+    let mut busy: HashSet<StreamId> = HashSet::new();
+    loop {
+        let is_waiting = !partitions.openings.lock().is_empty();
+        let ended = tokio::select! {
+            () = partitions.openings_added.notified() => None,
+            () = tokio::time::sleep(pause), if is_waiting => {
+                pause = (pause * 2).min(PAUSE_MAX);
+                None
+            }
+            Some(ended) = under_way.next() => Some(ended),
+        };
+        if let Some((stream, failed)) = ended {
+            busy.remove(&stream);
+            partitions.openings.lock().extend(failed);
+        } else {
+            queue.extend(open_from_log(partitions, &busy).await);
+            busy.extend(queue.iter().map(|granted| granted.opening.stream));
+        }
+        while under_way.len() < CONCURRENT_OPENINGS
+            && let Some(granted) = queue.pop_front()
+        {
+            let stream = granted.opening.stream;
+            under_way.push(async move { (stream, open_one(partitions, granted).await) });
+        }
+        if under_way.is_empty() {
+            partitions.tried_all();
+            if partitions.openings.lock().is_empty() {
+                pause = PAUSE_MIN;
+            }
+        }
+    }
+}
+
+/// Opens what the log alone opens; returns what needs the store. Those that must be tried again go back to the list.
+async fn open_from_log(partitions: &Arc<Inner>, busy: &HashSet<StreamId>) -> Vec<Granted> {
+    let mut waiting = std::mem::take(&mut *partitions.openings.lock());
+    waiting.retain(|opening| partitions.wants(opening));
+    // A partition that moved away and back while an attempt failed is listed twice.
+    waiting.sort_by_key(|opening| opening.stream);
+    waiting.dedup_by_key(|opening| opening.stream);
+    let (mut failed, mut waiting): (Vec<_>, Vec<_>) =
+        waiting.into_iter().partition(|opening| busy.contains(&opening.stream));
+    let mut granted = Vec::new();
     while !waiting.is_empty() {
         let rest = waiting.split_off(waiting.len().min(COMMAND_STREAMS_MAX));
         let batch = std::mem::replace(&mut waiting, rest);
-        let epochs = match open_streams(partitions, &batch).await {
-            Ok(epochs) => epochs,
+        match open_streams(partitions, &batch).await {
+            Ok(epochs) => {
+                // A stream without an epoch was deleted, or moved to another node: the image will tell.
+                for (opening, epoch) in batch.into_iter().zip(epochs).filter_map(|(opening, epoch)| Some((opening, epoch?))) {
+                    match grant(partitions, opening, epoch) {
+                        Ok(opened) => granted.extend(opened),
+                        Err(opening) => failed.push(opening),
+                    }
+                }
+            }
             Err(error) => {
                 tracing::warn!(partitions = batch.len(), error, "metadata did not open the partitions; trying again");
                 failed.extend(batch);
-                continue;
             }
-        };
-        // A stream without an epoch was deleted, or moved to another node: the image will tell.
-        let granted = batch.into_iter().zip(epochs).filter_map(|(opening, epoch)| Some((opening, epoch?)));
-        let openings = granted.map(|(opening, epoch)| open_one(partitions, opening, epoch));
-        let outcomes: Vec<_> = futures::stream::iter(openings).buffer_unordered(CONCURRENT_OPENINGS).collect().await;
-        failed.extend(outcomes.into_iter().flatten());
+        }
     }
-    failed
+    let (from_log, from_store): (Vec<_>, Vec<_>) =
+        granted.into_iter().partition(|granted| granted.stream.opens_from_log());
+    let openings = from_log.into_iter().map(|granted| open_one(partitions, granted));
+    let outcomes: Vec<_> = futures::stream::iter(openings).buffer_unordered(CONCURRENT_OPENINGS).collect().await;
+    failed.extend(outcomes.into_iter().flatten());
+    partitions.openings.lock().extend(failed);
+    from_store
 }
 
 async fn open_streams(partitions: &Inner, batch: &[Opening]) -> Result<Vec<Option<StreamEpoch>>, String> {
@@ -88,21 +148,29 @@ async fn open_streams(partitions: &Inner, batch: &[Opening]) -> Result<Vec<Optio
     }
 }
 
-/// Opens one partition; gives it back if that must be tried again.
-async fn open_one(partitions: &Arc<Inner>, opening: Opening, epoch: StreamEpoch) -> Option<Opening> {
-    let index = usize::try_from(opening.index).ok()?;
+/// Opens the stream of one partition under its new epoch; gives the partition back if that must be tried again, and
+/// nothing if it was deleted meanwhile.
+fn grant(partitions: &Inner, mut opening: Opening, epoch: StreamEpoch) -> Result<Option<Granted>, Opening> {
     let leader_epoch = {
         let image = partitions.parts.metadata.image();
-        image.topics.get(&opening.topic.id)?.partitions.get(index)?.leader_epoch
+        let topic = image.topics.get(&opening.topic.id);
+        let index = usize::try_from(opening.index).unwrap_or(usize::MAX);
+        topic.and_then(|topic| topic.partitions.get(index)).map(|partition| partition.leader_epoch)
     };
-    let stream = match partitions.parts.streams.open(opening.stream, epoch) {
-        Ok(stream) => stream,
-        // Deleted, reopened since, or damaged: another attempt under this epoch would not change that.
+    let Some(leader_epoch) = leader_epoch else { return Ok(None) };
+    match partitions.parts.streams.open(opening.stream, epoch) {
+        Ok(stream) => Ok(Some(Granted { opening, leader_epoch, stream })),
+        // Damaged, or reopened since. Whoever repairs the log restarts the broker; until then this is told again.
         Err(error) => {
-            tracing::error!(topic = %opening.topic.name, partition = opening.index, %error, "the partition's stream is not opened");
-            return None;
+            opening.failed(&error);
+            Err(opening)
         }
-    };
+    }
+}
+
+/// Opens one partition; gives it back if that must be tried again.
+async fn open_one(partitions: &Arc<Inner>, granted: Granted) -> Option<Opening> {
+    let Granted { mut opening, leader_epoch, stream } = granted;
     let environment = Arc::clone(&partitions.environment);
     match Partition::open(environment, Arc::clone(&opening.topic), opening.index, leader_epoch, stream).await {
         Ok(partition) => {
@@ -110,7 +178,7 @@ async fn open_one(partitions: &Arc<Inner>, opening: Opening, epoch: StreamEpoch)
             None
         }
         Err(error) => {
-            tracing::warn!(topic = %opening.topic.name, partition = opening.index, %error, "cannot open the partition yet; trying again");
+            opening.failed(&error);
             Some(opening)
         }
     }

@@ -306,7 +306,7 @@ impl Inner {
             slots[index] = if ours { Slot::Opening } else { Slot::Elsewhere };
             if ours {
                 let index = i32::try_from(index).expect("a topic has far fewer partitions");
-                let opening = Opening { topic: Arc::clone(shared), index, stream: partition.stream };
+                let opening = Opening { topic: Arc::clone(shared), index, stream: partition.stream, failures: 0 };
                 self.openings.lock().push(opening);
             }
         }

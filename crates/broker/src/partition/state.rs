@@ -28,7 +28,7 @@ pub(crate) struct PartitionState {
     pub(crate) waiters: Waiters,
     /// Bytes appended since the newest checkpoint.
     pub(crate) bytes_since_checkpoint: u64,
-    /// What the coordinator had put into the checkpoint this partition was opened from, until it takes it.
+    /// What the coordinator has put into the newest checkpoint, and the offset it describes.
     pub(crate) coordinator: Option<(Offset, Bytes)>,
     /// Set once this broker ceased to lead: nothing is appended or read any more.
     pub(crate) closed: bool,

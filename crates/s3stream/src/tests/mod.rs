@@ -1,5 +1,6 @@
 //! Tests of the whole stream layer on in-memory log, metadata and store.
 
+mod anchors;
 mod basic;
 mod model;
 

@@ -137,7 +137,16 @@ impl Uploader {
                 object.descriptor.attempt += 1;
             }
             let wait = backoff.next(self.random.as_ref());
-            tracing::warn!(object = %object.descriptor.id, %error, ?wait, "an upload did not get through, the log keeps it");
+            let id = object.descriptor.id;
+            if let UploadError::Log(_) = error {
+                tracing::error!(
+                    object = %id, %error, ?wait,
+                    "acknowledged records cannot be read back from the write-ahead log: they are not uploaded, nothing is \
+                     trimmed, and produce is refused once the log is full. Restore the log's volume; no record is given up"
+                );
+            } else {
+                tracing::warn!(object = %id, %error, ?wait, "an upload did not get through, the log keeps it");
+            }
             tokio::time::sleep(wait).await;
         }
     }

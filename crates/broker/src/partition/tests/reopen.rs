@@ -172,17 +172,19 @@ async fn a_graceful_stop_leaves_everything_in_objects() {
 async fn a_coordinators_checkpoint_comes_back_with_the_offset_it_describes() {
     let rig = Rig { topic: topic("__consumer_offsets", super::config()), ..Rig::durable() };
     let partition = rig.open().await;
-    assert_eq!(partition.take_coordinator_checkpoint(), None);
+    assert_eq!(partition.coordinator_checkpoint(), None);
     partition.append(&plain(3), AppendOrigin::Coordinator).expect("accepted");
     assert_eq!(partition.append_final_checkpoint(), None, "the coordinator writes its own");
-    partition.append_checkpoint(b"groups").expect("accepted");
+    partition.append_coordinator_checkpoint(b"groups").expect("accepted");
     partition.append(&plain(2), AppendOrigin::Coordinator).expect("accepted");
     drop(partition);
     let rig = rig.crash().await;
     let partition = rig.open().await;
-    assert_eq!(partition.take_coordinator_checkpoint(), Some((Offset(3), Bytes::from_static(b"groups"))));
-    assert_eq!(partition.take_coordinator_checkpoint(), None, "given out once");
+    assert_eq!(partition.coordinator_checkpoint(), Some((Offset(3), Bytes::from_static(b"groups"))));
     assert_eq!(partition.log_end(), Offset(5));
+    // A coordinator that is loaded again without a reopening starts from the newest one as well.
+    partition.append_coordinator_checkpoint(b"more groups").expect("accepted");
+    assert_eq!(partition.coordinator_checkpoint(), Some((Offset(5), Bytes::from_static(b"more groups"))));
 }
 
 #[derive(Clone, Debug)]
