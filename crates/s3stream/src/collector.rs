@@ -1,6 +1,12 @@
 //! The collector: deletes objects that nothing references any more. Metadata says which; each is deleted only a
 //! grace after it was first seen there, so that reads that were under way have ended, and forgotten only after
 //! the store has confirmed.
+//!
+//! Now and then it also looks through the store for orphans: objects that were put and never committed, because the
+//! broker was killed in between. An id is revoked by the end of the life that leased it: metadata refuses commits of a
+//! node epoch that is not current, and epochs only grow. So an object of an ended epoch that is not committed never
+//! will be, nobody ever reads it, and it is deleted without a grace. What a late writer of that epoch still puts is
+//! found by the next look; what the current life leaves behind, by the first look of the next life.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -9,10 +15,11 @@ use std::time::Duration;
 
 use common::ObjectId;
 use common::supervisor::StopSignal;
+use futures::StreamExt;
 use object_store::{Error, ObjectStoreExt};
 
 use crate::core::{Core, boot_ms};
-use crate::object::key::object_key;
+use crate::object::key::{object_key, objects_folder, parse_key};
 
 /// How often to look.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -20,6 +27,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const GRACE_MS: u64 = 60_000;
 /// Objects looked at in one pass.
 const OBJECTS_PER_PASS: usize = 256;
+/// The first look for orphans comes after this many passes, the next ones after so many more: an hour.
+const ORPHANS_FIRST_PASS: u64 = 6;
+const ORPHANS_PASSES: u64 = 360;
+/// Objects listed before a pause: a look through a large store is no load to speak of.
+const LISTED_AT_ONCE: usize = 1000;
+const LISTING_PAUSE: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(crate) struct Collector {
@@ -35,15 +48,49 @@ impl Collector {
 
     /// Runs until told to stop.
     pub(crate) async fn run(mut self, mut stop: StopSignal) -> Result<(), Infallible> {
-        loop {
+        for pass in 1_u64.. {
             tokio::select! {
                 biased;
-                () = stop.stopped() => return Ok(()),
+                () = stop.stopped() => break,
                 () = async {
                     tokio::time::sleep(INTERVAL).await;
                     self.pass(GRACE_MS).await;
+                    if pass % ORPHANS_PASSES == ORPHANS_FIRST_PASS {
+                        self.collect_orphans().await;
+                    }
                 } => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Looks through the store and deletes orphans. Failures are left for the next look.
+    pub(crate) async fn collect_orphans(&self) {
+        let (core, prefix) = (&self.core, &self.core.settings.prefix);
+        let mut listing = core.objects.list(Some(&objects_folder(prefix))).enumerate();
+        let mut deleted = 0_u64;
+        while let Some((number, listed)) = listing.next().await {
+            if number % LISTED_AT_ONCE == LISTED_AT_ONCE - 1 {
+                tokio::time::sleep(LISTING_PAUSE).await;
+            }
+            let key = match listed {
+                Ok(object) => object.location,
+                Err(error) => {
+                    tracing::warn!(%error, "the search for orphan objects ends early, it is repeated later");
+                    break;
+                }
+            };
+            let is_orphan = |(epoch, id, attempt)| core.object_manager.is_orphan(epoch, id, attempt);
+            if !parse_key(prefix, &key).is_some_and(is_orphan) {
+                continue;
+            }
+            match core.objects.delete(&key).await {
+                Ok(()) | Err(Error::NotFound { .. }) => deleted += 1,
+                Err(error) => tracing::warn!(%key, %error, "an orphan object could not be deleted, it is tried again"),
+            }
+        }
+        if deleted > 0 {
+            tracing::info!(deleted, "deleted objects that were put and never committed");
         }
     }
 

@@ -149,6 +149,10 @@ pub trait ObjectManager: Send + Sync + 'static {
     /// Objects that nothing references any more and that may be deleted from the store now.
     fn destroyed(&self, limit: usize) -> Vec<ObjectDescriptor>;
 
+    /// Whether an object that lies in the store can never become visible: the life that wrote it has ended, so that a
+    /// commit of it would be refused, and nothing of this id, epoch and attempt is committed.
+    fn is_orphan(&self, node_epoch: NodeEpoch, id: ObjectId, attempt: u32) -> bool;
+
     /// Forgets objects that were deleted from the store.
     async fn forget(&self, objects: Vec<ObjectId>) -> Result<(), PortError>;
 }

@@ -171,6 +171,14 @@ impl ObjectManager for MetadataPorts {
         image.destroyed.iter().filter_map(due).take(limit).collect()
     }
 
+    fn is_orphan(&self, node_epoch: NodeEpoch, id: ObjectId, attempt: u32) -> bool {
+        // One image answers both questions: if it holds the end of that life, it holds all its commits.
+        let image = self.client.image();
+        let has_ended = node_epoch < self.node_epoch && image.nodes.values().all(|node| node.epoch != node_epoch);
+        let same = |object: &ObjectImage| object.node_epoch == node_epoch && object.attempt == attempt;
+        has_ended && !image.objects.get(&id).is_some_and(|object| same(object))
+    }
+
     async fn forget(&self, objects: Vec<ObjectId>) -> Result<(), PortError> {
         match self.submit_idempotent(Command::ForgetObjects { objects }).await? {
             Outcome::Done => Ok(()),

@@ -23,6 +23,8 @@ struct State {
     /// Outcomes by the first object of a commit, so that asking again is idempotent.
     outcomes: BTreeMap<ObjectId, Vec<SliceOutcome>>,
     next_object: u64,
+    /// The node's current life.
+    node_epoch: NodeEpoch,
     commits: u64,
     unavailable: bool,
     /// How many of the next commits take effect without their outcome being told.
@@ -62,6 +64,11 @@ impl MemoryMetadata {
     /// Deletes a stream; its objects lose their references.
     pub fn delete_stream(&self, stream: StreamId) {
         self.state.lock().streams.remove(&stream);
+    }
+
+    /// The node starts another life: commits of earlier ones are refused.
+    pub fn register(&self, node_epoch: NodeEpoch) {
+        self.state.lock().node_epoch = node_epoch;
     }
 
     /// While set, calls that change metadata fail certainly.
@@ -215,6 +222,9 @@ impl ObjectManager for MemoryMetadata {
     async fn commit(&self, commit: ObjectCommit) -> Result<Vec<SliceOutcome>, CommitError> {
         let mut state = self.state.lock();
         state.available()?;
+        if commit.node_epoch < state.node_epoch {
+            return Err(PortError::Fenced(format!("epoch {} has ended", commit.node_epoch)).into());
+        }
         let Some(key) = commit.objects.first().map(|(object, _)| object.id) else {
             return Ok(Vec::new());
         };
@@ -274,6 +284,12 @@ impl ObjectManager for MemoryMetadata {
         let state = self.state.lock();
         let referenced = state.referenced();
         state.objects.values().filter(|object| !referenced.contains(&object.id)).take(limit).copied().collect()
+    }
+
+    fn is_orphan(&self, node_epoch: NodeEpoch, id: ObjectId, attempt: u32) -> bool {
+        let state = self.state.lock();
+        let same = |object: &ObjectDescriptor| object.node_epoch == node_epoch && object.attempt == attempt;
+        node_epoch < state.node_epoch && !state.objects.get(&id).is_some_and(same)
     }
 
     async fn forget(&self, objects: Vec<ObjectId>) -> Result<(), PortError> {

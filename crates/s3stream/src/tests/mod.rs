@@ -3,6 +3,7 @@
 mod anchors;
 mod basic;
 mod model;
+mod orphans;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,7 @@ impl Rig {
         settings: Settings,
     ) -> Self {
         let supervisor = Supervisor::default();
+        metadata.register(settings.node_epoch);
         let parts = Parts {
             wal: log.clone(),
             recovered,
