@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use coordinator::{CommittedOffset, Context, CoordinatorRecord, GroupConfig, GroupShard, Now, Persisted, Request, Response, Token};
+use coordinator::{
+    CommittedOffset, Context, CoordinatorRecord, GroupConfig, GroupShard, Now, Persisted, Request, Response, Token,
+};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -82,20 +84,25 @@ fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("coordinator");
     group.sample_size(20);
     group.throughput(Throughput::Elements(COMMITS as u64));
-    group.bench_function("replay of 100k offset commits", |bencher| bencher.iter(|| replay(black_box(&stored)).counts()));
+    group.bench_function("replay of 100k offset commits", |bencher| {
+        bencher.iter(|| replay(black_box(&stored)).counts())
+    });
     let persisted = replay(&stored);
     let checkpoint = persisted.checkpoint();
     group.throughput(Throughput::Elements(persisted.counts().1 as u64));
     group.bench_function("restore of a checkpoint of 10k offsets", |bencher| {
         bencher.iter(|| Persisted::restore(black_box(&checkpoint)).expect("restores").counts());
     });
-    group.bench_function("checkpoint of 10k offsets", |bencher| bencher.iter(|| black_box(&persisted).checkpoint().len()));
+    group.bench_function("checkpoint of 10k offsets", |bencher| {
+        bencher.iter(|| black_box(&persisted).checkpoint().len())
+    });
     group.throughput(Throughput::Elements(MEMBERS));
     group.bench_function("join of 1000 members", |bencher| bencher.iter(|| assert_eq!(join_all(), MEMBERS as usize)));
     group.throughput(Throughput::Elements(1));
     group.bench_function("offset commit", |bencher| {
         let partition = OffsetCommitRequestPartition::default().with_committed_offset(1);
-        let topic = OffsetCommitRequestTopic::default().with_name(TopicName(string("t"))).with_partitions(vec![partition]);
+        let topic =
+            OffsetCommitRequestTopic::default().with_name(TopicName(string("t"))).with_partitions(vec![partition]);
         let request = OffsetCommitRequest::default()
             .with_group_id(GroupId(string("group")))
             .with_generation_id_or_member_epoch(-1)

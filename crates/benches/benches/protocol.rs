@@ -9,10 +9,10 @@ use broker::fetch::session::FetchKey;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use protocol::batch::{BatchBuilder, BatchView, Codec, Rules, validate};
+use protocol::guard;
 use protocol::kafka::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use protocol::kafka::messages::{ApiKey, ProduceRequest, RequestHeader, TopicName};
 use protocol::kafka::protocol::{Decodable, Encodable, StrBytes};
-use protocol::guard;
 use uuid::Uuid;
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -84,7 +84,8 @@ fn batches(c: &mut Criterion) {
 fn fetch_answer() -> FetchAnswer {
     let slice = Bytes::from(vec![7; 256 << 10]);
     let partition = |partition| {
-        let answer = PartitionAnswer { high_watermark: 10, records: vec![slice.clone(); 4], ..PartitionAnswer::default() };
+        let answer =
+            PartitionAnswer { high_watermark: 10, records: vec![slice.clone(); 4], ..PartitionAnswer::default() };
         (FetchKey { topic_id: Uuid::from_u128(7), topic: StrBytes::default(), partition }, answer)
     };
     FetchAnswer { partitions: (0..64).map(partition).collect(), ..FetchAnswer::default() }

@@ -148,7 +148,8 @@ fn compare(raw: &mut Raw, log: &dyn WriteAheadLog, load: &Load) -> String {
     let ratio = median(raws.iter().zip(&logs).map(|(raw, log)| log / raw).collect());
     let flush_us = |rate: f64| (load.block_bytes * load.group) as f64 / rate;
     let (raw, log) = (median(raws), median(logs));
-    let each = if load.waits { format!(" ({:.0} and {:.0} µs each)", flush_us(raw), flush_us(log)) } else { String::new() };
+    let each =
+        if load.waits { format!(" ({:.0} and {:.0} µs each)", flush_us(raw), flush_us(log)) } else { String::new() };
     format!("| {} | {raw:.0} | {log:.0} | {ratio:.2}{each} |", load.name)
 }
 

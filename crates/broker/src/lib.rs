@@ -9,10 +9,10 @@ pub mod coordinator;
 pub mod fetch;
 pub mod loggers;
 mod meta_properties;
-pub mod start;
 pub mod metrics;
 pub mod network;
 pub mod partition;
+pub mod start;
 pub mod storage;
 pub mod topics;
 

@@ -97,7 +97,8 @@ pub fn set(broker: &Broker, levels: &Levels) -> Result<(), ChangeError> {
 
 fn listed(levels: &Levels) -> Vec<(String, &'static str)> {
     let names: HashSet<&str> = LOGGERS.iter().copied().chain(levels.keys().map(String::as_str)).collect();
-    let mut listed: Vec<_> = names.into_iter().map(|name| (name.to_owned(), level_name(effective(levels, name)))).collect();
+    let mut listed: Vec<_> =
+        names.into_iter().map(|name| (name.to_owned(), level_name(effective(levels, name)))).collect();
     listed.sort_unstable();
     listed
 }

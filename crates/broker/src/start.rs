@@ -108,7 +108,9 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
     let supervisor = Supervisor::default();
     let (broker, raft) = compose(config, &bound, &supervisor).await?;
     if tokio::time::timeout(OPEN_GRACE, broker.partitions.wait_started()).await.is_err() {
-        tracing::warn!("partitions are still being opened: is the object store slow? Clients are told to retry meanwhile");
+        tracing::warn!(
+            "partitions are still being opened: is the object store slow? Clients are told to retry meanwhile"
+        );
     }
     let network = Supervisor::default();
     let listeners = bound.iter().map(|socket| socket.config.clone()).collect();

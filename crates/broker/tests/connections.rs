@@ -14,8 +14,8 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, FetchRequest, FetchResponse,
-    IncrementalAlterConfigsRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse, RequestHeader,
-    ResponseHeader, TopicName,
+    IncrementalAlterConfigsRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest, ProduceResponse,
+    RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use ottla_broker::config::{BrokerConfig, Properties};
@@ -195,7 +195,6 @@ async fn frames_beyond_the_limit_in_flight_are_served_although_nothing_follows_t
     tokio::time::timeout(PATIENCE, answers).await.expect("answered without pauses");
     broker.stop().await;
 }
-
 
 /// librdkafka 2.15 sends three bytes after Metadata 13; Kafka ignores what follows a request.
 #[tokio::test]
@@ -499,7 +498,8 @@ async fn readers_that_trickle_do_not_hold_the_memory_of_the_log() {
         let mut request = fetch("t", 1, 6_500_000);
         request.topics[0].partitions[0].fetch_offset = (end - 6).max(0);
         reader.send(FETCH_VERSION, &request).await;
-        let length = tokio::time::timeout(PATIENCE, reader.stream.read_u32()).await.expect("in time").expect("answered");
+        let length =
+            tokio::time::timeout(PATIENCE, reader.stream.read_u32()).await.expect("in time").expect("answered");
         assert!(length > 900_000, "{length}");
         readers.push(reader);
     }

@@ -4,8 +4,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ottla_broker::config::{BrokerConfig, Properties};
-use ottla_broker::{RunningBroker, start};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -19,6 +17,8 @@ use kafka_protocol::messages::{
     OffsetFetchRequest, RequestHeader, ResponseHeader, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use ottla_broker::config::{BrokerConfig, Properties};
+use ottla_broker::{RunningBroker, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -82,11 +82,14 @@ async fn prepared(client: &mut Client) {
     let found = client.call(4, FindCoordinatorRequest::default().with_coordinator_keys(vec![string(GROUP)])).await;
     assert_eq!((found.coordinators[0].error_code, found.coordinators[0].node_id.0), (0, 1), "{found:?}");
     let topic = MetadataRequestTopic::default().with_name(Some(TopicName(string("t"))));
-    client.call(9, MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(true)).await;
+    client
+        .call(9, MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(true))
+        .await;
 }
 
 fn join(member_id: &StrBytes) -> JoinGroupRequest {
-    let protocol = JoinGroupRequestProtocol::default().with_name(string("range")).with_metadata(Bytes::from_static(b"m"));
+    let protocol =
+        JoinGroupRequestProtocol::default().with_name(string("range")).with_metadata(Bytes::from_static(b"m"));
     JoinGroupRequest::default()
         .with_group_id(group())
         .with_member_id(member_id.clone())
@@ -118,8 +121,10 @@ async fn member(client: &mut Client) -> (StrBytes, i32) {
 }
 
 async fn commit(client: &mut Client, member: &StrBytes, generation: i32, topic: &str, offset: i64) -> i16 {
-    let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset).with_committed_leader_epoch(2);
-    let topic = OffsetCommitRequestTopic::default().with_name(TopicName(string(topic))).with_partitions(vec![partition]);
+    let partition =
+        OffsetCommitRequestPartition::default().with_committed_offset(offset).with_committed_leader_epoch(2);
+    let topic =
+        OffsetCommitRequestTopic::default().with_name(TopicName(string(topic))).with_partitions(vec![partition]);
     let request = OffsetCommitRequest::default()
         .with_group_id(group())
         .with_member_id(member.clone())

@@ -30,7 +30,14 @@ impl ByteBudget {
     /// A budget of `limit` bytes, none of them used.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        Self { inner: Arc::new(Inner { limit, used: AtomicU64::new(0), waiting: AtomicUsize::new(0), released: Notify::new() }) }
+        Self {
+            inner: Arc::new(Inner {
+                limit,
+                used: AtomicU64::new(0),
+                waiting: AtomicUsize::new(0),
+                released: Notify::new(),
+            }),
+        }
     }
 
     /// Takes `bytes` if they are left. A request larger than the whole budget is granted only when nothing

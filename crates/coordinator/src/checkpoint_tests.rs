@@ -41,7 +41,8 @@ fn sample() -> Persisted {
 const GOLDEN: &[u8] = &[
     1, // version
     1, 0, 0, 0, // groups
-    1, 0, 0, 0, b'g', 1, 0, 0, 0, b't', 7, 0, 0, 0, 1, 1, 0, 0, 0, b'p', 0, // id, type, generation, protocol, leader
+    1, 0, 0, 0, b'g', 1, 0, 0, 0, b't', 7, 0, 0, 0, 1, 1, 0, 0, 0, b'p',
+    0, // id, type, generation, protocol, leader
     255, 255, 255, 255, 255, 255, 255, 255, // state timestamp
     1, 0, 0, 0, // members
     1, 0, 0, 0, b'm', 1, 1, 0, 0, 0, b'i', 1, 0, 0, 0, b'c', 2, 0, 0, 0, b'/', b'h', // ids, client
@@ -82,13 +83,17 @@ fn unknown_versions_and_absurd_counts_are_refused() {
     assert_eq!(Persisted::restore(&[2, 0, 0, 0, 0]), Err(CheckpointError::Version(2)));
     assert_eq!(Persisted::restore(&[]), Err(CheckpointError::Damaged { left: 0, reason: "cut short" }));
     let absurd = [1, 255, 255, 255, 255, 0, 0, 0, 0];
-    assert_eq!(Persisted::restore(&absurd), Err(CheckpointError::Damaged { left: 4, reason: "a count beyond the end" }));
+    assert_eq!(
+        Persisted::restore(&absurd),
+        Err(CheckpointError::Damaged { left: 4, reason: "a count beyond the end" })
+    );
 }
 
 #[test]
 fn keys_that_do_not_ascend_are_refused() {
     let mut bytes = vec![1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, b'g', 1, 0, 0, 0, 1, 0, 0, 0, b'o', 2, 0, 0, 0];
-    let one = [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let one =
+        [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     bytes.extend_from_slice(&one);
     bytes.extend_from_slice(&one);
     let error = Persisted::restore(&bytes);

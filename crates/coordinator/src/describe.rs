@@ -47,7 +47,8 @@ impl GroupShard {
         if !types.is_empty() && !types.contains(CLASSIC) {
             return Vec::new();
         }
-        let asked_for = |group: &&ClassicGroup| states.is_empty() || states.contains(&group.state().name().to_lowercase());
+        let asked_for =
+            |group: &&ClassicGroup| states.is_empty() || states.contains(&group.state().name().to_lowercase());
         self.groups.values().filter(asked_for).map(list_group).collect()
     }
 

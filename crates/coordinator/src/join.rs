@@ -20,11 +20,21 @@ pub(crate) const NAME_BYTES_MAX: usize = 32_000;
 fn has_long_name(context: &Context<'_>, request: &JoinGroupRequest) -> bool {
     let instance_id = request.group_instance_id.as_ref().map_or(0, |instance| instance.len());
     let protocols = request.protocols.iter().map(|protocol| protocol.name.len());
-    [context.client_id.len(), instance_id, request.protocol_type.len()].into_iter().chain(protocols).any(|len| len > NAME_BYTES_MAX)
+    [context.client_id.len(), instance_id, request.protocol_type.len()]
+        .into_iter()
+        .chain(protocols)
+        .any(|len| len > NAME_BYTES_MAX)
 }
 
 impl GroupShard {
-    pub(crate) fn join(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, now: Now, out: &mut Output) {
+    pub(crate) fn join(
+        &mut self,
+        token: Token,
+        context: &Context<'_>,
+        request: &JoinGroupRequest,
+        now: Now,
+        out: &mut Output,
+    ) {
         let session_ms = i64::from(request.session_timeout_ms);
         let refused = if request.group_id.is_empty() || request.group_id.len() > NAME_BYTES_MAX {
             Some(ErrorCode::InvalidGroupId)
@@ -60,14 +70,21 @@ impl GroupShard {
         step.join_group(token, context, request, group);
         if is_new_group && step.out.records.len() == records_before {
             // The group exists from now on, and must still do so after a crash.
-            let value = Some(crate::GroupMetadata { state_timestamp_ms: group.state_timestamp_ms, ..Default::default() });
+            let value =
+                Some(crate::GroupMetadata { state_timestamp_ms: group.state_timestamp_ms, ..Default::default() });
             step.out.records.push(crate::CoordinatorRecord::Group { group: Arc::clone(&group.id), value });
         }
     }
 }
 
 impl Step<'_> {
-    fn join_group(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup) {
+    fn join_group(
+        &mut self,
+        token: Token,
+        context: &Context<'_>,
+        request: &JoinGroupRequest,
+        group: &mut ClassicGroup,
+    ) {
         let member_id = request.member_id.as_str();
         let protocols = protocols(&request.protocols);
         if !self.accepts(group, member_id) {
@@ -91,9 +108,12 @@ impl Step<'_> {
         match group.state() {
             GroupState::Empty => true,
             GroupState::PreparingRebalance => {
-                member.is_some_and(|member| member.awaiting_join.is_some()) || group.awaiting_joins() < self.config.max_size
+                member.is_some_and(|member| member.awaiting_join.is_some())
+                    || group.awaiting_joins() < self.config.max_size
             }
-            GroupState::CompletingRebalance | GroupState::Stable => member.is_some() || group.len() < self.config.max_size,
+            GroupState::CompletingRebalance | GroupState::Stable => {
+                member.is_some() || group.len() < self.config.max_size
+            }
         }
     }
 
@@ -103,7 +123,13 @@ impl Step<'_> {
         group.bytes() - before + more <= self.config.max_group_bytes
     }
 
-    fn join_new_member(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup) {
+    fn join_new_member(
+        &mut self,
+        token: Token,
+        context: &Context<'_>,
+        request: &JoinGroupRequest,
+        group: &mut ClassicGroup,
+    ) {
         let instance_id = request.group_instance_id.as_ref().map(|instance| instance.as_str());
         let prefix = instance_id.unwrap_or(context.client_id);
         let new_id: Arc<str> = format!("{prefix}-{}", context.member_id_suffix).into();
@@ -125,7 +151,13 @@ impl Step<'_> {
         }
     }
 
-    fn join_existing_member(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup) {
+    fn join_existing_member(
+        &mut self,
+        token: Token,
+        context: &Context<'_>,
+        request: &JoinGroupRequest,
+        group: &mut ClassicGroup,
+    ) {
         let member_id = request.member_id.as_str();
         let instance_id = request.group_instance_id.as_ref().map(|instance| instance.as_str());
         if group.pending_joins.contains(member_id) {
@@ -162,7 +194,13 @@ impl Step<'_> {
     }
 
     /// Updates a member and lets it wait for the join phase.
-    pub(crate) fn rejoin(&mut self, token: Token, request: &JoinGroupRequest, group: &mut ClassicGroup, member_id: &str) {
+    pub(crate) fn rejoin(
+        &mut self,
+        token: Token,
+        request: &JoinGroupRequest,
+        group: &mut ClassicGroup,
+        member_id: &str,
+    ) {
         let (rebalance_ms, session_ms) = (rebalance_timeout_ms(request), request.session_timeout_ms);
         group.update_member(member_id, protocols(&request.protocols), rebalance_ms, session_ms);
         if let Some(superseded) = group.await_join(member_id, token) {
@@ -171,7 +209,14 @@ impl Step<'_> {
         }
     }
 
-    fn add_member(&mut self, token: Token, context: &Context<'_>, request: &JoinGroupRequest, group: &mut ClassicGroup, id: Arc<str>) {
+    fn add_member(
+        &mut self,
+        token: Token,
+        context: &Context<'_>,
+        request: &JoinGroupRequest,
+        group: &mut ClassicGroup,
+        id: Arc<str>,
+    ) {
         if group.is_initial_rebalance() {
             group.new_member_added = true;
         }

@@ -1,7 +1,7 @@
 //! LeaveGroup: members go, by themselves or sent off by an operator. Errors are per member.
 
-use kafka_protocol::messages::LeaveGroupResponse;
 use kafka_protocol::messages::LeaveGroupRequest;
+use kafka_protocol::messages::LeaveGroupResponse;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use protocol::ErrorCode;
@@ -17,9 +17,7 @@ impl GroupShard {
             _ if request.group_id.is_empty() => {
                 LeaveGroupResponse::default().with_error_code(ErrorCode::InvalidGroupId.code())
             }
-            Some(group) => {
-                LeaveGroupResponse::default().with_members(step.leave_group(&request.members, group))
-            }
+            Some(group) => LeaveGroupResponse::default().with_members(step.leave_group(&request.members, group)),
             None => {
                 let unknown = |member| answer(member, Err(ErrorCode::UnknownMemberId));
                 LeaveGroupResponse::default().with_members(request.members.iter().map(unknown).collect())

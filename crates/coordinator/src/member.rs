@@ -76,7 +76,11 @@ impl Member {
 
     /// Metadata for a protocol; empty if the member does not support it.
     pub(crate) fn metadata(&self, protocol: &str) -> Bytes {
-        self.protocols.iter().find(|(name, _)| **name == *protocol).map(|(_, metadata)| metadata.clone()).unwrap_or_default()
+        self.protocols
+            .iter()
+            .find(|(name, _)| **name == *protocol)
+            .map(|(_, metadata)| metadata.clone())
+            .unwrap_or_default()
     }
 
     /// The candidate this member likes best.

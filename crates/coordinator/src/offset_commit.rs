@@ -65,7 +65,12 @@ impl GroupShard {
         metadata.len() > max && metadata.encode_utf16().count() > max
     }
 
-    fn store(&self, request: &OffsetCommitRequest, now: Now, records: &mut Vec<CoordinatorRecord>) -> OffsetCommitResponse {
+    fn store(
+        &self,
+        request: &OffsetCommitRequest,
+        now: Now,
+        records: &mut Vec<CoordinatorRecord>,
+    ) -> OffsetCommitResponse {
         let group = self.groups.get_key_value(request.group_id.as_str()).map(|(id, _)| Arc::clone(id));
         let group = group.unwrap_or_else(|| request.group_id.as_str().into());
         let known = self.persisted.offsets.get(&group);
@@ -75,7 +80,8 @@ impl GroupShard {
         };
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
-            let name = known.and_then(|topics| topics.get_key_value(topic.name.as_str())).map(|(name, _)| Arc::clone(name));
+            let name =
+                known.and_then(|topics| topics.get_key_value(topic.name.as_str())).map(|(name, _)| Arc::clone(name));
             let name: Arc<str> = name.unwrap_or_else(|| topic.name.as_str().into());
             let mut answers = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
@@ -85,7 +91,12 @@ impl GroupShard {
                 } else {
                     let value = Some(committed(partition, metadata, now, expire_timestamp_ms));
                     let (group, topic) = (Arc::clone(&group), Arc::clone(&name));
-                    records.push(CoordinatorRecord::Offset { group, topic, partition: partition.partition_index, value });
+                    records.push(CoordinatorRecord::Offset {
+                        group,
+                        topic,
+                        partition: partition.partition_index,
+                        value,
+                    });
                     0
                 };
                 answers.push(answer(partition, error));
@@ -114,7 +125,12 @@ fn validate(group: &ClassicGroup, request: &OffsetCommitRequest) -> Result<(), E
     if group.is(GroupState::CompletingRebalance) { Err(ErrorCode::RebalanceInProgress) } else { Ok(()) }
 }
 
-fn committed(partition: &OffsetCommitRequestPartition, metadata: &str, now: Now, expire_timestamp_ms: i64) -> CommittedOffset {
+fn committed(
+    partition: &OffsetCommitRequestPartition,
+    metadata: &str,
+    now: Now,
+    expire_timestamp_ms: i64,
+) -> CommittedOffset {
     CommittedOffset {
         offset: partition.committed_offset,
         // Requests with a retention of their own are older than leader epochs, and so is their record.

@@ -11,7 +11,11 @@ use crate::record::CoordinatorRecord;
 use crate::shard::GroupShard;
 
 impl GroupShard {
-    pub(crate) fn offset_delete(&self, request: &OffsetDeleteRequest, records: &mut Vec<CoordinatorRecord>) -> OffsetDeleteResponse {
+    pub(crate) fn offset_delete(
+        &self,
+        request: &OffsetDeleteRequest,
+        records: &mut Vec<CoordinatorRecord>,
+    ) -> OffsetDeleteResponse {
         let found = self.groups.get_key_value(request.group_id.as_str());
         let (id, group) = match found {
             Some((_, group)) if !may_delete(group) => {
@@ -30,7 +34,8 @@ impl GroupShard {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let index = partition.partition_index;
-                partitions.push(OffsetDeleteResponsePartition::default().with_partition_index(index).with_error_code(error));
+                partitions
+                    .push(OffsetDeleteResponsePartition::default().with_partition_index(index).with_error_code(error));
                 if !subscribed && self.persisted.offset(id, &topic.name, index).is_some() {
                     let name: Arc<str> = topic.name.as_str().into();
                     records.push(CoordinatorRecord::offset_tombstone(id, &name, index));

@@ -1,10 +1,10 @@
 //! OffsetFetch: what is committed. Unknown groups, topics and partitions have no offset (-1), which is no error.
 
+use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
-use kafka_protocol::messages::TopicName;
 use protocol::ErrorCode;
 
 use crate::group::text;

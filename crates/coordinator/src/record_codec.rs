@@ -35,7 +35,9 @@ impl CoordinatorRecord {
     /// When the bytes are damaged, or of a later version.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, GroupRecordError> {
         Ok(match GroupRecord::decode(key, value)? {
-            GroupRecord::Group(group, value) => Some(Self::Group { group: group.into(), value: value.map(group_metadata) }),
+            GroupRecord::Group(group, value) => {
+                Some(Self::Group { group: group.into(), value: value.map(group_metadata) })
+            }
             GroupRecord::Offset(key, value) => Some(Self::Offset {
                 group: key.group.into(),
                 topic: key.topic.into(),

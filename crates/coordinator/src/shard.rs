@@ -265,7 +265,8 @@ impl GroupShard {
             return;
         }
         let (groups, mut step) = self.step(now, out);
-        let (Timer::Heartbeat { group: id, .. } | Timer::Join { group: id } | Timer::Sync { group: id }) = &timer else {
+        let (Timer::Heartbeat { group: id, .. } | Timer::Join { group: id } | Timer::Sync { group: id }) = &timer
+        else {
             return;
         };
         let Some(group) = groups.get_mut(id) else { return };

@@ -47,7 +47,13 @@ impl Step<'_> {
     }
 
     /// Nothing changes but a member id: no rebalance, but the new id must survive a crash.
-    fn keep_generation(&mut self, context: &Context<'_>, group: &mut ClassicGroup, old_leader: Option<Arc<str>>, new_id: &str) {
+    fn keep_generation(
+        &mut self,
+        context: &Context<'_>,
+        group: &mut ClassicGroup,
+        old_leader: Option<Arc<str>>,
+        new_id: &str,
+    ) {
         self.persist(group);
         let mut response = group.join_response(new_id);
         if context.version >= SKIP_ASSIGNMENT_SINCE {

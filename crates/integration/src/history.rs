@@ -151,8 +151,8 @@ impl History {
         let known = &mut self.partition(partition)?.end_seen;
         let before = *known;
         *known = before.max(end);
-        let defect = (end < before)
-            .then(|| Defect::new(Kind::EndWentBack, end, format!("the end offset was {before} before")));
+        let defect =
+            (end < before).then(|| Defect::new(Kind::EndWentBack, end, format!("the end offset was {before} before")));
         self.verdict.note(partition, defect);
         Ok(())
     }
@@ -174,11 +174,9 @@ impl History {
                 offset,
                 format!("member {member} starts below the committed offset {floor}"),
             )),
-            Some(expected) if offset < expected => Some(Defect::new(
-                Kind::PollWentBack,
-                offset,
-                format!("member {member} had read up to {expected}"),
-            )),
+            Some(expected) if offset < expected => {
+                Some(Defect::new(Kind::PollWentBack, offset, format!("member {member} had read up to {expected}")))
+            }
             Some(expected) if offset > expected => Some(Defect::new(
                 Kind::PollSkipped,
                 offset,
@@ -197,9 +195,8 @@ impl History {
         let before = *floor;
         *floor = before.max(offset);
         self.verdict.commits += 1;
-        let defect = (offset < before).then(|| {
-            Defect::new(Kind::GroupOffsetWentBack, offset, format!("{before} was committed before"))
-        });
+        let defect = (offset < before)
+            .then(|| Defect::new(Kind::GroupOffsetWentBack, offset, format!("{before} was committed before")));
         self.verdict.note(partition, defect);
     }
 

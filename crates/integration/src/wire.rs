@@ -87,7 +87,8 @@ impl Connection {
         self.send(&frame(request, version, self.correlation)?)?;
         let mut answer = self.receive()?.context("the broker closed the connection")?;
         let key = ApiKey::try_from(R::KEY).ok().context("a known key")?;
-        let header = kafka_protocol::messages::ResponseHeader::decode(&mut answer, key.response_header_version(version))?;
+        let header =
+            kafka_protocol::messages::ResponseHeader::decode(&mut answer, key.response_header_version(version))?;
         ensure!(header.correlation_id == self.correlation, "answers in order");
         let response = R::Response::decode(&mut answer, version)?;
         ensure!(answer.is_empty(), "{} bytes after the answer", answer.len());

@@ -12,7 +12,9 @@ use ottla_integration::process::wait_until;
 use ottla_integration::s3sim::{Config, Faults, Running, Stats, start};
 
 fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
+    std::env::var(name)
+        .ok()
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
 }
 
 /// Kills and restarts the broker while the driver runs; each time records must be acked and consumed again.
@@ -64,7 +66,8 @@ struct S3 {
 }
 
 fn s3() -> S3 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let config = Config {
         port: 0,
         admin_port: 0,

@@ -50,7 +50,8 @@ fn slow_readers_and_a_thousand_connections() {
     let mut driver =
         Driver::start(&broker.bootstrap, dir.path(), &load, Duration::from_secs(120)).expect("the driver gets going");
     let acked = |driver: &mut Driver| driver.counts().expect("the driver lives").acked;
-    wait_until(Duration::from_secs(120), "there is something to read", || acked(&mut driver) > 4_000).expect("it comes");
+    wait_until(Duration::from_secs(120), "there is something to read", || acked(&mut driver) > 4_000)
+        .expect("it comes");
 
     let mut connections: Vec<Connection> =
         (0..CONNECTIONS).map(|_| Connection::open(&broker.bootstrap).expect("the broker listens")).collect();

@@ -39,7 +39,13 @@ impl Producer {
     }
 
     /// Writes one record of `size` bytes to each partition of the range; the answers are in the order of partitions.
-    fn produce(&mut self, topic: &str, partitions: std::ops::Range<i32>, sequence: i32, size: usize) -> Vec<PartitionProduceResponse> {
+    fn produce(
+        &mut self,
+        topic: &str,
+        partitions: std::ops::Range<i32>,
+        sequence: i32,
+        size: usize,
+    ) -> Vec<PartitionProduceResponse> {
         let data = partitions.map(|index| {
             let mut batch = BatchBuilder::new().with_producer(self.id, 0, sequence);
             batch.push(-1, None, Some(&vec![7; size]));
@@ -68,7 +74,8 @@ struct S3 {
 }
 
 fn s3() -> S3 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let keys = ("test".to_owned(), "test-secret".to_owned());
     let config = Config { port: 0, admin_port: 0, keys, buckets: vec!["ottla".to_owned()], seed: 1 };
     let running = runtime.block_on(start(&config)).expect("loopback ports");

@@ -91,8 +91,7 @@ async fn listings(store: &AmazonS3) {
     assert_eq!(all.len(), 1_100, "more than one page");
     assert!(all.windows(2).all(|two| two[0].location < two[1].location), "in order");
     let offset = Path::from("list/10/1049");
-    let late: Vec<_> =
-        store.list_with_offset(Some(&Path::from("list")), &offset).try_collect().await.expect("list");
+    let late: Vec<_> = store.list_with_offset(Some(&Path::from("list")), &offset).try_collect().await.expect("list");
     assert_eq!(late.len(), 50);
     let folders = store.list_with_delimiter(Some(&Path::from("list"))).await.expect("list");
     assert_eq!((folders.common_prefixes.len(), folders.objects.len()), (11, 0));
@@ -160,8 +159,7 @@ async fn compare_and_swap(store: &Arc<AmazonS3>) {
             let mut done = 0;
             while done < 5 {
                 let found = store.get(&path).await.expect("get");
-                let version =
-                    UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+                let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
                 let text = String::from_utf8(found.bytes().await.expect("body").to_vec()).expect("digits");
                 let next = (text.parse::<u64>().expect("digits") + 1).to_string();
                 match store.put_opts(&path, next.into(), PutOptions::from(PutMode::Update(version))).await {

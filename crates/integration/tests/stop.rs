@@ -61,7 +61,8 @@ struct S3 {
 }
 
 fn s3(prefix: &str) -> S3 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let config = Config {
         port: 0,
         admin_port: 0,
@@ -156,7 +157,9 @@ fn full_disk_heals() {
         stalled
     })
     .expect("a full disk stops acks");
-    let read = Command::new(tools::kcat().expect("kcat")).args(["-C", "-b", &broker.bootstrap, "-t", "chaos", "-o", "-5", "-e", "-q"]).output();
+    let read = Command::new(tools::kcat().expect("kcat"))
+        .args(["-C", "-b", &broker.bootstrap, "-t", "chaos", "-o", "-5", "-e", "-q"])
+        .output();
     assert!(!read.expect("kcat runs").stdout.is_empty(), "reads go on");
     assert_eq!(http::get(&broker.admin, "/health").expect("the admin port answers").status, 200);
 

@@ -69,12 +69,7 @@ pub enum SubmitError {
 }
 
 impl MetadataClient {
-    pub(crate) fn new(
-        images: Arc<Images>,
-        submitter: Submitter,
-        clock: Arc<dyn Clock>,
-        timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(images: Arc<Images>, submitter: Submitter, clock: Arc<dyn Clock>, timeout: Duration) -> Self {
         let pending = Semaphore::new(PENDING_MAX);
         let bytes = common::budget::ByteBudget::new(PENDING_BYTES_MAX);
         Self { inner: Arc::new(Inner { images, submitter, clock, timeout, pending, bytes }) }

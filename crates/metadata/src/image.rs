@@ -226,21 +226,18 @@ impl MetadataImage {
 
     /// Committed ranges of `stream` with their first offsets, in order, beginning with the one that contains
     /// `from` (or the first above it).
-    pub fn ranges_from(
-        &self,
-        stream: StreamId,
-        from: Offset,
-    ) -> impl Iterator<Item = (Offset, &RangeImage)> + '_ {
-        let containing = self.ranges.get_prev(&(stream, from)).filter(|((of, _), range)| *of == stream && range.end > from);
+    pub fn ranges_from(&self, stream: StreamId, from: Offset) -> impl Iterator<Item = (Offset, &RangeImage)> + '_ {
+        let containing =
+            self.ranges.get_prev(&(stream, from)).filter(|((of, _), range)| *of == stream && range.end > from);
         let first = containing.map_or(from, |((_, start), _)| *start);
-        self.ranges
-            .range((stream, first)..=(stream, Offset(i64::MAX)))
-            .map(|((_, start), range)| (*start, range))
+        self.ranges.range((stream, first)..=(stream, Offset(i64::MAX))).map(|((_, start), range)| (*start, range))
     }
 
     /// All committed ranges of `stream` with their first offsets, in order.
     pub fn ranges_of(&self, stream: StreamId) -> impl Iterator<Item = (Offset, &RangeImage)> + '_ {
-        self.ranges.range((stream, Offset(i64::MIN))..=(stream, Offset(i64::MAX))).map(|((_, start), range)| (*start, range))
+        self.ranges
+            .range((stream, Offset(i64::MIN))..=(stream, Offset(i64::MAX)))
+            .map(|((_, start), range)| (*start, range))
     }
 
     /// The partition whose data `stream` is.

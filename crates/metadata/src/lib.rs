@@ -12,5 +12,5 @@ mod wire;
 pub use client::{MetadataClient, SubmitError};
 pub use command::{Command, Outcome};
 pub use delta::{Delta, Subscription};
-pub use raft::{Node, NodeConfig, QuorumReplica, QuorumState, StartError};
 pub use image::{ConfigResource, MetadataImage, NodeImage, ObjectImage, PartitionImage, StreamImage, TopicImage};
+pub use raft::{Node, NodeConfig, QuorumReplica, QuorumState, StartError};

@@ -188,11 +188,19 @@ mod tests {
 
     #[test]
     fn parses_what_clients_encode_and_refuses_every_truncation() {
-        for (key, version) in [(ApiKey::Produce, 3), (ApiKey::Produce, 9), (ApiKey::ApiVersions, 0), (ApiKey::ApiVersions, 4)] {
+        for (key, version) in
+            [(ApiKey::Produce, 3), (ApiKey::Produce, 9), (ApiKey::ApiVersions, 0), (ApiKey::ApiVersions, 4)]
+        {
             for name in [None, Some(""), Some("ottla-client")] {
                 let frame = encoded(key, version, name);
                 let header = RequestHeader::parse(&frame).expect("parses");
-                let expected = RequestHeader { api_key: key, api_version: version, correlation_id: 77, client_id: name, len: frame.len() };
+                let expected = RequestHeader {
+                    api_key: key,
+                    api_version: version,
+                    correlation_id: 77,
+                    client_id: name,
+                    len: frame.len(),
+                };
                 assert_eq!(header, expected);
                 for len in 0..frame.len() {
                     assert!(RequestHeader::parse(&frame[..len]).is_err(), "{key:?} v{version} cut to {len}");

@@ -116,9 +116,15 @@ impl Rope {
 }
 
 /// Encodes a response without records.
-pub fn encode(key: ApiKey, version: i16, correlation_id: i32, body: &impl Encodable) -> Result<ResponseFrame, EncodeError> {
+pub fn encode(
+    key: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    body: &impl Encodable,
+) -> Result<ResponseFrame, EncodeError> {
     let mut rope = Rope::new(key, version, correlation_id);
-    body.encode(&mut rope.fields, version).map_err(|error| EncodeError::Field { version, reason: error.to_string() })?;
+    body.encode(&mut rope.fields, version)
+        .map_err(|error| EncodeError::Field { version, reason: error.to_string() })?;
     rope.finish()
 }
 

@@ -133,7 +133,8 @@ impl Core {
         if payload == 0 {
             return;
         }
-        let (written, step) = (self.anchors.written.fetch_add(payload, Ordering::Relaxed), self.wal.capacity() / 16 + 1);
+        let (written, step) =
+            (self.anchors.written.fetch_add(payload, Ordering::Relaxed), self.wal.capacity() / 16 + 1);
         if written / step != (written + payload) / step {
             self.anchors.wanted.notify_one();
         }

@@ -71,7 +71,8 @@ pub(crate) fn resolve(
     let end = entries.back().map_or(committed, |entry| entry.next);
     let covered_from = entries.front().map_or(end, |entry| entry.base);
     let checkpoints = checkpoints.into_iter().map(|(_, checkpoint)| checkpoint);
-    let newest = checkpoints.filter(|checkpoint| (covered_from.min(committed)..=end).contains(&checkpoint.offset)).last();
+    let newest =
+        checkpoints.filter(|checkpoint| (covered_from.min(committed)..=end).contains(&checkpoint.offset)).last();
     let needed_from = match &newest {
         Some(checkpoint) => checkpoint.offset.min(committed),
         None if covered_from == Offset(0) => Offset(0),

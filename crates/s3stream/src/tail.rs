@@ -93,7 +93,16 @@ impl Tail {
             Some(checkpoint) => Some(checkpoint.block.lsn()),
             None => from_nothing.map(|entry| entry.block.lsn()),
         };
-        Self { committed, next, entries, committed_entries, checkpoints, pending_bytes, anchor, recovered: committed_entries > 0 }
+        Self {
+            committed,
+            next,
+            entries,
+            committed_entries,
+            checkpoints,
+            pending_bytes,
+            anchor,
+            recovered: committed_entries > 0,
+        }
     }
 
     /// Where the log must not be trimmed, so that an opening needs no store; `None` when it needs it, or needs nothing.

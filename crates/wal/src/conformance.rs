@@ -8,8 +8,8 @@ use common::{Lsn, NodeEpoch, NodeId, Offset, StreamEpoch, StreamId};
 use futures::executor::block_on;
 
 use crate::{
-    AppendError, Appended, FlushMode, MemoryWal, MemoryWalSizes, Opened, ReadError, RecordKind, RecordMeta,
-    Recovered, TAG_BYTES, WalClass, WalConfig, WalLocation, WriteAheadLog, open,
+    AppendError, Appended, FlushMode, MemoryWal, MemoryWalSizes, Opened, ReadError, RecordKind, RecordMeta, Recovered,
+    TAG_BYTES, WalClass, WalConfig, WalLocation, WriteAheadLog, open,
 };
 
 const SEGMENT: u64 = 256 << 10;

@@ -443,13 +443,7 @@ impl Core {
 }
 
 impl OpenBlock {
-    fn push(
-        &mut self,
-        meta: &RecordMeta,
-        payload: &[u8],
-        need: usize,
-        patch: &mut dyn FnMut(&mut [u8]),
-    ) -> Appended {
+    fn push(&mut self, meta: &RecordMeta, payload: &[u8], need: usize, patch: &mut dyn FnMut(&mut [u8])) -> Appended {
         let position = self.used + RECORD_HEADER_BYTES;
         let record = &mut self.buffer.as_mut_slice()[self.used..self.used + need];
         let (header, body) = record.split_at_mut(RECORD_HEADER_BYTES);

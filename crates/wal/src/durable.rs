@@ -105,11 +105,7 @@ impl DurableLsn {
     }
 
     fn state(&self, lsn: Lsn) -> Option<Result<(), WalFailed>> {
-        if self.get() >= lsn {
-            Some(Ok(()))
-        } else {
-            self.is_failed().then_some(Err(WalFailed))
-        }
+        if self.get() >= lsn { Some(Ok(())) } else { self.is_failed().then_some(Err(WalFailed)) }
     }
 }
 

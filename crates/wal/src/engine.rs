@@ -18,9 +18,7 @@ use uuid::Uuid;
 use crate::core::writer::Writer;
 use crate::core::{Core, Flush, Next};
 use crate::device::WalDevice;
-use crate::{
-    AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, WalFailed, WriteAheadLog,
-};
+use crate::{AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, WalFailed, WriteAheadLog};
 use grower::Grower;
 use reads::Readers;
 

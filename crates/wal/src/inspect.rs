@@ -93,9 +93,7 @@ pub fn inspect(location: &WalLocation) -> Result<Inspection, OpenError> {
     })
 }
 
-fn open_read_only(
-    location: &WalLocation,
-) -> Result<(Superblock, Arc<dyn WalDevice>, &std::path::Path), OpenError> {
+fn open_read_only(location: &WalLocation) -> Result<(Superblock, Arc<dyn WalDevice>, &std::path::Path), OpenError> {
     match location {
         WalLocation::Directory(path) => {
             let superblock = directory::read_superblock(path)?;

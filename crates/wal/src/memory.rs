@@ -14,9 +14,7 @@ use crate::device::WalDevice;
 use crate::device::memory::MemoryDevice;
 use crate::format::block_header::Link;
 use crate::reader::{Place, read_block};
-use crate::{
-    AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, WalFailed, WriteAheadLog,
-};
+use crate::{AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, WalFailed, WriteAheadLog};
 
 /// When records of a [`MemoryWal`] become durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +63,7 @@ impl MemoryWal {
         let slots = sizes.capacity / sizes.segment.max(1);
         let device = Arc::new(MemoryDevice::new(slots as u32, sizes.segment));
         let uuid = SystemRandom.uuid();
-        let author =
-            Author { uuid, node: NodeId(0), incarnation: SystemRandom.next_u64(), checks_seal: false };
+        let author = Author { uuid, node: NodeId(0), incarnation: SystemRandom.next_u64(), checks_seal: false };
         let ring = Ring::new(sizes.segment, std::collections::BTreeMap::new(), device.slots().into());
         let start = Start {
             ring,

@@ -176,8 +176,7 @@ impl History {
         let number = first.meta.base_offset.0;
         let start = model.entries.binary_search_by_key(&number, |entry| entry.number);
         let start = start.map_err(|_| format!("invented record {number}"))?;
-        if let Some(lost) = model.entries[..start.min(model.acknowledged)].iter().find(|entry| entry.end > model.trim)
-        {
+        if let Some(lost) = model.entries[..start.min(model.acknowledged)].iter().find(|entry| entry.end > model.trim) {
             return Err(format!("lost {lost:?} at the start"));
         }
         for (at, record) in found.iter().enumerate() {

@@ -58,7 +58,9 @@ pub enum OpenError {
         holder: String,
     },
     /// It belongs to another node.
-    #[error("{path} is the write-ahead log of node {found}, not of node {expected}: check node.id and the log's location")]
+    #[error(
+        "{path} is the write-ahead log of node {found}, not of node {expected}: check node.id and the log's location"
+    )]
     OtherNode {
         /// The log.
         path: PathBuf,
@@ -88,7 +90,9 @@ pub enum OpenError {
         by: SealedBy,
     },
     /// Acknowledged records cannot be read. Starting without them would lose them.
-    #[error("{path} is damaged below what was acknowledged, at LSN {lsn} ({place}): {reason}. Nothing was changed; restore the volume, or give up its records with an explicit data-loss command")]
+    #[error(
+        "{path} is damaged below what was acknowledged, at LSN {lsn} ({place}): {reason}. Nothing was changed; restore the volume, or give up its records with an explicit data-loss command"
+    )]
     Damaged {
         /// The log.
         path: PathBuf,
@@ -261,9 +265,7 @@ fn check_seal(place: &Place) -> Result<(), OpenError> {
             &place.path,
             format!("its seal belongs to log {}, its superblock to log {uuid}", sector.uuid),
         )),
-        Ok(SealSector { sealed: Some(by), .. }) => {
-            Err(OpenError::Sealed { path: place.path.clone(), uuid, by })
-        }
+        Ok(SealSector { sealed: Some(by), .. }) => Err(OpenError::Sealed { path: place.path.clone(), uuid, by }),
         Ok(SealSector { sealed: None, .. }) => Ok(()),
         Err(damage) => Err(OpenError::Damaged {
             path: place.path.clone(),
@@ -300,15 +302,7 @@ fn start(place: Place, config: &WalConfig) -> Result<Opened, OpenError> {
     let chunk = CHUNK_BYTES.min(memory / 4).max(config.block_bytes_max as usize);
     let core = Core::new(sizes, ChunkPool::new(chunk, memory), recovery.start);
     let writer = Writer::new(author, segment_bytes, recovery.link, recovery.index).map_err(&io)?;
-    let parts = Parts {
-        core,
-        writer,
-        device: place.device,
-        uuid,
-        slots: place.slots,
-        segment_bytes,
-        lock: place.lock,
-    };
+    let parts = Parts { core, writer, device: place.device, uuid, slots: place.slots, segment_bytes, lock: place.lock };
     let engine = Engine::start(parts).map_err(&io)?;
     Ok(Opened { wal: Arc::new(engine), recovered: recovery.recovered, uuid })
 }

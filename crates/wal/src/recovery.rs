@@ -111,9 +111,8 @@ fn read_segments(
         });
         let helpers: Vec<_> = helpers.collect();
         let own = read();
-        let others = helpers.into_iter().map(|helper| {
-            helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let others =
+            helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         let all: io::Result<Vec<Vec<SegmentView>>> = std::iter::once(own).chain(others).collect();
         all.map(|views| views.into_iter().flatten().collect())
     })
@@ -203,12 +202,7 @@ impl Survey {
     }
 
     /// Looks at everything behind the end for a block that was written when more than that was durable.
-    fn refuse_marks_above(
-        &self,
-        device: &dyn WalDevice,
-        end: Lsn,
-        last: Option<u64>,
-    ) -> Result<(), RecoverError> {
+    fn refuse_marks_above(&self, device: &dyn WalDevice, end: Lsn, last: Option<u64>) -> Result<(), RecoverError> {
         let mut newest = None;
         for view in self.views.values().filter(|view| last.is_none_or(|last| view.segment >= last)) {
             let offset = view.end.0 - view.segment * self.identity.segment_bytes;
@@ -242,14 +236,7 @@ impl Survey {
             next_sequence: 0,
             last_unmarked: false,
         };
-        Recovery {
-            recovered: Recovered::default(),
-            start,
-            link: Link::default(),
-            index: None,
-            wipes,
-            live: Vec::new(),
-        }
+        Recovery { recovered: Recovered::default(), start, link: Link::default(), index: None, wipes, live: Vec::new() }
     }
 
     /// Frees the slots of segments from `segment` on, and of those that name none; they must be wiped first.

@@ -187,7 +187,8 @@ fn produce(wal: &dyn WriteAheadLog, stream: u64, known: &mut Known, stop: &Atomi
             break;
         }
         let durable = wal.durable().get();
-        known.acknowledged = waiting.iter().filter(|at| at.0 <= durable).map(|at| at.1).max().unwrap_or(known.acknowledged);
+        known.acknowledged =
+            waiting.iter().filter(|at| at.0 <= durable).map(|at| at.1).max().unwrap_or(known.acknowledged);
         waiting.retain(|at| at.0 > durable);
     }
 }
@@ -199,7 +200,8 @@ fn check(opened: &Opened, known: &mut [Known]) -> Result<(), String> {
         let (stream, base) = (record.meta.stream.0, record.meta.base_offset.0);
         let named = |what: &str| format!("stream {stream}, record {base}: {what}");
         if record.block.bytes().is_none() {
-            let block = block_on(opened.wal.read_block(record.block.lsn())).map_err(|error| named(&error.to_string()))?;
+            let block =
+                block_on(opened.wal.read_block(record.block.lsn())).map_err(|error| named(&error.to_string()))?;
             record.block.publish(block.bytes().ok_or(named("no memory"))?);
         }
         let bytes = record.block.slice(record.position, record.len).ok_or(named("outside of its block"))?;

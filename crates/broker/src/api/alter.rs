@@ -90,9 +90,8 @@ fn judge(broker: &Broker, image: &MetadataImage, asked: &Asked) -> Result<Judged
     };
     let mut alterations = Vec::with_capacity(changes.len());
     for (name, code, value) in changes {
-        let operation = Operation::from_code(*code).ok_or_else(|| {
-            ChangeError::new(ErrorCode::InvalidRequest, format!("Unknown operation type {code}"))
-        })?;
+        let operation = Operation::from_code(*code)
+            .ok_or_else(|| ChangeError::new(ErrorCode::InvalidRequest, format!("Unknown operation type {code}")))?;
         alterations.push(Alteration { name, operation, value: value.as_deref() });
     }
     if asked.kind == BROKER_LOGGER_RESOURCE {

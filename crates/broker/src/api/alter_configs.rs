@@ -32,11 +32,7 @@ impl Handle for AlterConfigs {
 
 fn asked(resource: AlterConfigsResource) -> Asked {
     let entries = resource.configs.into_iter().map(|entry| (entry.name, entry.value));
-    Asked {
-        kind: resource.resource_type,
-        name: resource.resource_name,
-        wish: Wish::Replace(entries.collect()),
-    }
+    Asked { kind: resource.resource_type, name: resource.resource_name, wish: Wish::Replace(entries.collect()) }
 }
 
 fn response(altered: Altered) -> AlterConfigsResourceResponse {

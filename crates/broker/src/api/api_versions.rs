@@ -16,11 +16,13 @@ impl Handle for ApiVersions {
     type Request = ApiVersionsRequest;
     const VERSIONS: (i16, i16) = (0, 4);
 
-    fn handle(_broker: &Arc<Broker>, context: RequestContext, request: ApiVersionsRequest) -> Reply<ApiVersionsResponse> {
+    fn handle(
+        _broker: &Arc<Broker>,
+        context: RequestContext,
+        request: ApiVersionsRequest,
+    ) -> Reply<ApiVersionsResponse> {
         let valid = |text: &str| is_valid_client_software(text);
-        if context.version >= 3
-            && !(valid(&request.client_software_name) && valid(&request.client_software_version))
-        {
+        if context.version >= 3 && !(valid(&request.client_software_name) && valid(&request.client_software_version)) {
             return Reply::Now(ApiVersionsResponse::default().with_error_code(42));
         }
         Reply::Now(supported())

@@ -146,8 +146,8 @@ fn result(name: TopicName, outcome: Result<(), ChangeError>) -> CreatePartitions
     let result = CreatePartitionsTopicResult::default().with_name(name);
     match outcome {
         Ok(()) => result,
-        Err(error) => result
-            .with_error_code(error.code.code())
-            .with_error_message(Some(StrBytes::from_string(error.message))),
+        Err(error) => {
+            result.with_error_code(error.code.code()).with_error_message(Some(StrBytes::from_string(error.message)))
+        }
     }
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use common::NodeId;
 use futures::StreamExt;
-use protocol::ErrorCode;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use metadata::MetadataImage;
+use protocol::ErrorCode;
 use uuid::Uuid;
 
 use super::{Handle, Reply, RequestContext};

@@ -28,9 +28,8 @@ impl Handle for DeleteGroups {
         let distinct: Vec<GroupId> =
             request.groups_names.into_iter().filter(|group| seen.insert(group.to_string())).collect();
         let of = Context::version(context.version);
-        let submit = |group: &GroupId| {
-            broker.groups.submit(group, &of, &Request::DeleteGroups(vec![group.as_str().into()]))
-        };
+        let submit =
+            |group: &GroupId| broker.groups.submit(group, &of, &Request::DeleteGroups(vec![group.as_str().into()]));
         let submitted = distinct.iter().map(submit).collect();
         reply_all(&broker.groups, submitted, move |parts| {
             let results = distinct.into_iter().zip(parts).map(|(id, part)| result(id, part));

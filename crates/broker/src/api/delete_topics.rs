@@ -107,9 +107,9 @@ fn result(topic: Doomed) -> DeletableTopicResult {
     let result = DeletableTopicResult::default().with_name(topic.name).with_topic_id(topic.id);
     match topic.judged {
         Ok(()) => result,
-        Err(error) => result
-            .with_error_code(error.code.code())
-            .with_error_message(Some(StrBytes::from_string(error.message))),
+        Err(error) => {
+            result.with_error_code(error.code.code()).with_error_message(Some(StrBytes::from_string(error.message)))
+        }
     }
 }
 

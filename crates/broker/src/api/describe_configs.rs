@@ -77,9 +77,7 @@ fn empty(resource: &DescribeConfigsResource) -> DescribeConfigsResult {
 }
 
 fn refuse(resource: &DescribeConfigsResource, error: ChangeError) -> DescribeConfigsResult {
-    empty(resource)
-        .with_error_code(error.code.code())
-        .with_error_message(Some(StrBytes::from_string(error.message)))
+    empty(resource).with_error_code(error.code.code()).with_error_message(Some(StrBytes::from_string(error.message)))
 }
 
 /// Kafka's number for the level of a logger.

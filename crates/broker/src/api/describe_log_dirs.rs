@@ -36,9 +36,8 @@ impl Handle for DescribeLogDirs {
             let topics = topics(&broker, request.topics.as_deref());
             let directory = broker.config.data_dir.clone();
             // Asking a file system may block for as long as it likes.
-            let (total, usable) = tokio::task::spawn_blocking(move || volume(&directory))
-                .await
-                .unwrap_or((UNKNOWN_BYTES, UNKNOWN_BYTES));
+            let (total, usable) =
+                tokio::task::spawn_blocking(move || volume(&directory)).await.unwrap_or((UNKNOWN_BYTES, UNKNOWN_BYTES));
             let directory = broker.config.data_dir.display().to_string();
             let result = DescribeLogDirsResult::default()
                 .with_log_dir(StrBytes::from_string(directory))
@@ -59,9 +58,9 @@ fn topics(broker: &Broker, asked: Option<&[DescribableLogDirTopic]>) -> Vec<Desc
     let mut found: BTreeMap<Arc<str>, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for partition in broker.partitions.open() {
         let Some(topic) = image.topics.get(&partition.topic_id()) else { continue };
-        let is_asked = asked.as_ref().is_none_or(|asked| {
-            asked.get(&topic.id).is_some_and(|partitions| partitions.contains(&partition.index()))
-        });
+        let is_asked = asked
+            .as_ref()
+            .is_none_or(|asked| asked.get(&topic.id).is_some_and(|partitions| partitions.contains(&partition.index())));
         if is_asked {
             let size = i64::try_from(partition.size_bytes()).unwrap_or(i64::MAX);
             let described = DescribeLogDirsPartition::default();

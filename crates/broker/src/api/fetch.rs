@@ -72,8 +72,7 @@ async fn answer(
         FetchContext::Full => {
             // Ids are random so that a client of an earlier life of this broker does not meet a stranger's session.
             let candidate = i32::try_from(broker.random.below(i32::MAX as u64)).unwrap_or(0);
-            answer.session_id =
-                broker.fetch_sessions.lock().create(candidate, by_topic_id, &wishes, &told, now_ms);
+            answer.session_id = broker.fetch_sessions.lock().create(candidate, by_topic_id, &wishes, &told, now_ms);
         }
         FetchContext::Incremental { id } => {
             answer.session_id = id;

@@ -131,7 +131,8 @@ mod tests {
         for version in FindCoordinator::VERSIONS.0..=FindCoordinator::VERSIONS.1 {
             for found in [found.clone(), Err(ErrorCode::CoordinatorNotAvailable)] {
                 let response = respond(version, vec![(key.clone(), found)]);
-                let encoded = kafka_protocol::protocol::Encodable::encode(&response, &mut bytes::BytesMut::new(), version);
+                let encoded =
+                    kafka_protocol::protocol::Encodable::encode(&response, &mut bytes::BytesMut::new(), version);
                 assert!(encoded.is_ok(), "version {version}: {encoded:?}");
             }
         }

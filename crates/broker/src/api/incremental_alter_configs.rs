@@ -33,11 +33,7 @@ impl Handle for IncrementalAlterConfigs {
 
 fn asked(resource: AlterConfigsResource) -> Asked {
     let changes = resource.configs.into_iter().map(|change| (change.name, change.config_operation, change.value));
-    Asked {
-        kind: resource.resource_type,
-        name: resource.resource_name,
-        wish: Wish::Change(changes.collect()),
-    }
+    Asked { kind: resource.resource_type, name: resource.resource_name, wish: Wish::Change(changes.collect()) }
 }
 
 fn response(altered: Altered) -> AlterConfigsResourceResponse {

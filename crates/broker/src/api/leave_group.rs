@@ -21,7 +21,11 @@ impl Handle for LeaveGroup {
     type Request = LeaveGroupRequest;
     const VERSIONS: (i16, i16) = (0, 5);
 
-    fn handle(broker: &Arc<Broker>, context: RequestContext, mut request: LeaveGroupRequest) -> Reply<LeaveGroupResponse> {
+    fn handle(
+        broker: &Arc<Broker>,
+        context: RequestContext,
+        mut request: LeaveGroupRequest,
+    ) -> Reply<LeaveGroupResponse> {
         let version = context.version;
         if version < BATCH_SINCE {
             let member_id = std::mem::take(&mut request.member_id);

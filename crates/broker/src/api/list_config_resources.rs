@@ -18,8 +18,7 @@ use crate::config::alter::{
 /// See the module.
 pub(super) struct ListConfigResources;
 
-const ALL: [i8; 5] =
-    [GROUP_RESOURCE, CLIENT_METRICS_RESOURCE, BROKER_LOGGER_RESOURCE, BROKER_RESOURCE, TOPIC_RESOURCE];
+const ALL: [i8; 5] = [GROUP_RESOURCE, CLIENT_METRICS_RESOURCE, BROKER_LOGGER_RESOURCE, BROKER_RESOURCE, TOPIC_RESOURCE];
 
 impl Handle for ListConfigResources {
     type Request = ListConfigResourcesRequest;
@@ -42,9 +41,8 @@ fn answer(version: i16, request: &ListConfigResourcesRequest, image: &MetadataIm
     }
     let wanted = |kind: &i8| version > 0 && (asked.is_empty() || asked.contains(kind));
     let listed = ALL.into_iter().filter(wanted).flat_map(|kind| names(kind, image).map(move |name| (kind, name)));
-    let listed = listed.map(|(kind, name)| {
-        Listed::default().with_resource_type(kind).with_resource_name(StrBytes::from_string(name))
-    });
+    let listed = listed
+        .map(|(kind, name)| Listed::default().with_resource_type(kind).with_resource_name(StrBytes::from_string(name)));
     response.with_config_resources(listed.collect())
 }
 

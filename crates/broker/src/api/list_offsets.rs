@@ -34,8 +34,13 @@ impl Handle for ListOffsets {
     type Request = ListOffsetsRequest;
     const VERSIONS: (i16, i16) = (1, 10);
 
-    fn handle(broker: &Arc<Broker>, context: RequestContext, request: ListOffsetsRequest) -> Reply<ListOffsetsResponse> {
-        let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    fn handle(
+        broker: &Arc<Broker>,
+        context: RequestContext,
+        request: ListOffsetsRequest,
+    ) -> Reply<ListOffsetsResponse> {
+        let isolation =
+            if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
         let duplicates = duplicates(&request.topics);
         let topics = request.topics.into_iter().map(|topic| {
             let duplicate = |index| !duplicates.is_empty() && duplicates.contains(&(topic.name.to_string(), index));
@@ -58,8 +63,9 @@ impl Handle for ListOffsets {
         let answering = async move {
             let mut answers = Vec::with_capacity(topics.len());
             for (name, questions) in topics {
-                let answered = futures::stream::iter(questions.into_iter().map(|question| answer(context.version, question)))
-                    .buffered(CONCURRENT);
+                let answered =
+                    futures::stream::iter(questions.into_iter().map(|question| answer(context.version, question)))
+                        .buffered(CONCURRENT);
                 let partitions = answered.collect().await;
                 answers.push(ListOffsetsTopicResponse::default().with_name(name).with_partitions(partitions));
             }
@@ -86,9 +92,9 @@ enum Question {
 
 fn duplicates(topics: &[ListOffsetsTopic]) -> HashSet<(String, i32)> {
     let mut seen = HashSet::new();
-    let partitions = topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
-    });
+    let partitions = topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index)));
     let again = partitions.filter(|partition| !seen.insert(*partition));
     again.map(|(name, index)| (name.to_owned(), index)).collect()
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use common::NodeId;
 use futures::StreamExt;
-use protocol::ErrorCode;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use metadata::{MetadataImage, PartitionImage, TopicImage};
+use protocol::ErrorCode;
 use uuid::Uuid;
 
 use super::{Handle, Reply, RequestContext};
@@ -123,7 +123,12 @@ async fn auto_create(broker: &Arc<Broker>, names: Vec<TopicName>) -> Vec<(TopicN
             Some((name, code))
         }
     };
-    futures::stream::iter(names).map(create).buffer_unordered(CREATIONS_AT_ONCE).filter_map(std::future::ready).collect().await
+    futures::stream::iter(names)
+        .map(create)
+        .buffer_unordered(CREATIONS_AT_ONCE)
+        .filter_map(std::future::ready)
+        .collect()
+        .await
 }
 
 /// What an answer is made from.

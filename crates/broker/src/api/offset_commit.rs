@@ -27,7 +27,8 @@ impl Handle for OffsetCommit {
     ) -> Reply<OffsetCommitResponse> {
         let image = broker.metadata.image();
         let topics = std::mem::take(&mut request.topics);
-        let (known, unknown): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| image.topic(&topic.name).is_some());
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            topics.into_iter().partition(|topic| image.topic(&topic.name).is_some());
         let mut answers = refuse_topics(&unknown, ErrorCode::UnknownTopicOrPartition);
         if known.is_empty() && !unknown.is_empty() {
             return Reply::Now(OffsetCommitResponse::default().with_topics(answers));
@@ -36,7 +37,8 @@ impl Handle for OffsetCommit {
         let refused_topics = known.clone();
         request.topics = known;
         let group = request.group_id.clone();
-        let submitted = broker.groups.submit(&group, &Context::version(context.version), &Request::OffsetCommit(request));
+        let submitted =
+            broker.groups.submit(&group, &Context::version(context.version), &Request::OffsetCommit(request));
         let take = move |response| match response {
             Response::OffsetCommit(response) => {
                 answers.extend(response.topics);

@@ -26,11 +26,13 @@ impl Handle for OffsetDelete {
     ) -> Reply<OffsetDeleteResponse> {
         let image = broker.metadata.image();
         let topics = std::mem::take(&mut request.topics);
-        let (known, unknown): (Vec<_>, Vec<_>) = topics.into_iter().partition(|topic| image.topic(&topic.name).is_some());
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            topics.into_iter().partition(|topic| image.topic(&topic.name).is_some());
         let mut answers: Vec<_> = unknown.iter().map(unknown_topic).collect();
         request.topics = known;
         let group = request.group_id.clone();
-        let submitted = broker.groups.submit(&group, &Context::version(context.version), &Request::OffsetDelete(request));
+        let submitted =
+            broker.groups.submit(&group, &Context::version(context.version), &Request::OffsetDelete(request));
         let take = move |response| match response {
             Response::OffsetDelete(mut response) => {
                 if response.error_code == 0 {

@@ -32,7 +32,11 @@ impl Handle for OffsetFetch {
     type Request = OffsetFetchRequest;
     const VERSIONS: (i16, i16) = (1, 9);
 
-    fn handle(broker: &Arc<Broker>, context: RequestContext, request: OffsetFetchRequest) -> Reply<OffsetFetchResponse> {
+    fn handle(
+        broker: &Arc<Broker>,
+        context: RequestContext,
+        request: OffsetFetchRequest,
+    ) -> Reply<OffsetFetchResponse> {
         let version = context.version;
         let of = Context::version(version);
         if version >= GROUPS_SINCE {

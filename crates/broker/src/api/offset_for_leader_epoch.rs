@@ -34,13 +34,14 @@ impl Handle for OffsetForLeaderEpoch {
 
 fn end_of(broker: &Broker, topic: &str, asked: &OffsetForLeaderPartition) -> EpochEndOffset {
     let answer = EpochEndOffset::default().with_partition(asked.partition);
-    let found = broker.partitions.lookup_name(topic, asked.partition).map_err(LookupError::code).and_then(|partition| {
-        partition.check_leader_epoch(asked.current_leader_epoch)?;
-        if partition.is_closed() {
-            return Err(ErrorCode::NotLeaderOrFollower);
-        }
-        Ok(partition.end_of_epoch(asked.leader_epoch))
-    });
+    let found =
+        broker.partitions.lookup_name(topic, asked.partition).map_err(LookupError::code).and_then(|partition| {
+            partition.check_leader_epoch(asked.current_leader_epoch)?;
+            if partition.is_closed() {
+                return Err(ErrorCode::NotLeaderOrFollower);
+            }
+            Ok(partition.end_of_epoch(asked.leader_epoch))
+        });
     match found {
         Ok(Some((epoch, end))) => answer.with_leader_epoch(epoch).with_end_offset(end.0),
         Ok(None) => answer.with_leader_epoch(-1).with_end_offset(-1),

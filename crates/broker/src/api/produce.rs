@@ -81,7 +81,14 @@ impl Handle for Produce {
         let within = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
         if !waiting.is_empty() {
             let within = (acks == -1).then_some(within);
-            return Reply::Later(Box::pin(when_there_is_room(Arc::clone(broker), origin, response, lsn, waiting, within)));
+            return Reply::Later(Box::pin(when_there_is_room(
+                Arc::clone(broker),
+                origin,
+                response,
+                lsn,
+                waiting,
+                within,
+            )));
         }
         if acks != -1 {
             return Reply::Durable(lsn, response);
@@ -172,7 +179,8 @@ fn keep_one_of_each(topics: &mut Vec<TopicProduceData>, version: i16) {
     if topics.len() <= 1 && topics.iter().all(ascending) {
         return;
     }
-    let is_sound = |data: &PartitionProduceData| sole_batch(data.records.as_deref().unwrap_or_default(), version).is_ok();
+    let is_sound =
+        |data: &PartitionProduceData| sole_batch(data.records.as_deref().unwrap_or_default(), version).is_ok();
     let mut kept = HashMap::new();
     let mut dropped = Vec::new();
     for (t, topic) in topics.iter().enumerate() {
@@ -257,8 +265,7 @@ impl Producing<'_> {
         data: PartitionProduceData,
     ) -> Result<AppendedBatch, Failure> {
         let refuse = |code, message: &str| Failure::Append(AppendRefused::new(code, message), -1);
-        let unknown =
-            if self.by_id { LookupError::UnknownTopicId } else { LookupError::UnknownTopicOrPartition };
+        let unknown = if self.by_id { LookupError::UnknownTopicId } else { LookupError::UnknownTopicOrPartition };
         let topic = topic.ok_or(Failure::Lookup(unknown))?;
         if !usize::try_from(data.index).is_ok_and(|index| index < topic.partitions.len()) {
             return Err(Failure::Lookup(LookupError::UnknownTopicOrPartition));

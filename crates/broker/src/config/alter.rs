@@ -116,9 +116,7 @@ pub fn resolve(
             match name.parse::<i32>() {
                 Ok(id) if id == own.0 => Ok(ConfigResource::Broker(Some(own))),
                 Ok(id) => Err(invalid_request(format!("Unexpected broker id, expected {own}, but received {id}"))),
-                Err(_) => {
-                    Err(invalid_request(format!("Node id must be an integer, but it is: {name}")))
-                }
+                Err(_) => Err(invalid_request(format!("Node id must be an integer, but it is: {name}"))),
             }
         }
         other => Err(invalid_request(format!("Unknown resource type {other}"))),
@@ -211,9 +209,9 @@ fn new_value(
 fn current_value(image: &MetadataImage, config: &BrokerConfig, resource: &ConfigResource, name: &str) -> String {
     let layers = Layers::new(image, config);
     match resource {
-        ConfigResource::Topic(topic) => topic_key(name)
-            .map(|key| layers.topic_value(layers.topic_entries(topic), key).0)
-            .unwrap_or_default(),
+        ConfigResource::Topic(topic) => {
+            topic_key(name).map(|key| layers.topic_value(layers.topic_entries(topic), key).0).unwrap_or_default()
+        }
         _ => broker_key(name)
             .and_then(|key| layers.broker_value(key))
             .map(|(value, _)| value.into_owned())
@@ -245,10 +243,7 @@ fn finish(
     Ok(AlterPlan { resource, changes })
 }
 
-fn check_broker_changes(
-    is_default: bool,
-    changes: &[(Arc<str>, Option<Arc<str>>)],
-) -> Result<(), ChangeError> {
+fn check_broker_changes(is_default: bool, changes: &[(Arc<str>, Option<Arc<str>>)]) -> Result<(), ChangeError> {
     let is_fixed = |name: &str| broker_key(name).is_some_and(|key| !is_dynamic(key));
     let fixed: Vec<&str> = changes.iter().map(|(name, _)| name.as_ref()).filter(|name| is_fixed(name)).collect();
     let is_per_broker = |name: &&str| broker_key(name).is_some_and(|key| key.update == Update::PerBroker);

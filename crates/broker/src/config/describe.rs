@@ -56,11 +56,7 @@ pub fn describe(
     }
 }
 
-fn topic_entry(
-    layers: &Layers<'_>,
-    entries: Option<&imbl::OrdMap<Arc<str>, Arc<str>>>,
-    topic: &TopicKey,
-) -> Described {
+fn topic_entry(layers: &Layers<'_>, entries: Option<&imbl::OrdMap<Arc<str>, Arc<str>>>, topic: &TopicKey) -> Described {
     let (value, source) = layers.topic_value(entries, topic);
     // Kafka tells the synonyms of the strongest broker key alone, and takes the source from them.
     let mut synonyms = topic.synonyms.first().map(|(name, _)| layers.synonyms(name)).unwrap_or_default();

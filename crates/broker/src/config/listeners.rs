@@ -185,7 +185,9 @@ mod tests {
         let text = "listeners=PLAINTEXT://0.0.0.0:9092\nadvertised.listeners=PLAINTEXT://h:9092";
         assert!(parse(text, false).expect_err("open").to_string().contains("--insecure"));
         assert_eq!(parse(text, true).expect("allowed")[0].host, "0.0.0.0");
-        assert!(parse("listeners=PLAINTEXT://0.0.0.0:9092", true).expect_err("wildcard").to_string().contains("client"));
+        assert!(
+            parse("listeners=PLAINTEXT://0.0.0.0:9092", true).expect_err("wildcard").to_string().contains("client")
+        );
         assert!(!parse("listeners=PLAINTEXT://:9092", true).expect("host name")[0].advertised_host.is_empty());
     }
 

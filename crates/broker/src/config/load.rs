@@ -97,8 +97,10 @@ impl BrokerConfig {
             return Err(ConfigError::new("group.min.session.timeout.ms", problem));
         }
         if self.upload_bytes > self.wal_capacity_bytes / 2 {
-            let problem =
-                format!("must be at most half of ottla.wal.capacity.bytes={}, or the log fills", self.wal_capacity_bytes);
+            let problem = format!(
+                "must be at most half of ottla.wal.capacity.bytes={}, or the log fills",
+                self.wal_capacity_bytes
+            );
             return Err(ConfigError::new("ottla.wal.upload.bytes", problem));
         }
         Ok(())

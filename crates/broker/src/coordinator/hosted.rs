@@ -79,7 +79,13 @@ impl HostedShard {
     }
 
     /// Handles a request; also returns the shard's next deadline.
-    pub(super) fn submit(&self, token: Token, context: &Context<'_>, request: &Request, now: Now) -> (Submitted, Option<i64>) {
+    pub(super) fn submit(
+        &self,
+        token: Token,
+        context: &Context<'_>,
+        request: &Request,
+        now: Now,
+    ) -> (Submitted, Option<i64>) {
         let mut state = self.state.lock();
         if state.dropped {
             return (Submitted::Refused(ErrorCode::CoordinatorLoadInProgress), None);
@@ -132,7 +138,13 @@ impl HostedShard {
     }
 
     /// Appends what the shard decided, then releases the responses. The response to `own` is returned.
-    fn complete(&self, state: &mut State, output: Output, own: Option<Token>, now: Now) -> Result<Option<Response>, Failed> {
+    fn complete(
+        &self,
+        state: &mut State,
+        output: Output,
+        own: Option<Token>,
+        now: Now,
+    ) -> Result<Option<Response>, Failed> {
         let groups_changed = output.records.iter().any(|record| matches!(record, CoordinatorRecord::Group { .. }));
         // A request is stored whole or not at all, as in Kafka: what comes of it is one batch.
         let batch_bytes = if own.is_some() { usize::MAX } else { BATCH_BYTES };
@@ -196,7 +208,8 @@ impl HostedShard {
 
     fn maybe_checkpoint(&self, state: &mut State) {
         let written = state.bytes_since_checkpoint;
-        let worth_it = |size: usize| size.saturating_mul(CHECKPOINT_COST) <= written || written >= CHECKPOINT_AT_LATEST_BYTES;
+        let worth_it =
+            |size: usize| size.saturating_mul(CHECKPOINT_COST) <= written || written >= CHECKPOINT_AT_LATEST_BYTES;
         if written < CHECKPOINT_AFTER_BYTES || !worth_it(state.checkpoint_bytes) {
             return;
         }
@@ -211,7 +224,9 @@ impl HostedShard {
         match self.partition.append_coordinator_checkpoint(checkpoint) {
             Ok(_) => {}
             // Loading replays more; the next attempt comes after as many bytes again.
-            Err(refused) => tracing::warn!(partition = ?self.partition, ?refused, "no checkpoint of the group coordinator"),
+            Err(refused) => {
+                tracing::warn!(partition = ?self.partition, ?refused, "no checkpoint of the group coordinator")
+            }
         }
         state.bytes_since_checkpoint = 0;
     }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::supervisor::Supervisor;
 use common::Clock;
+use common::supervisor::Supervisor;
 use coordinator::{Context, GroupConfig, Now, Request, Token, shard_of};
 use metadata::{MetadataClient, MetadataImage};
 use parking_lot::RwLock;
@@ -145,7 +145,10 @@ impl GroupCoordinator {
     pub async fn wait_ready(&self, group: &str, longest: Duration) {
         let mut changes = self.inner.changes.subscribe();
         let ready = async {
-            while matches!(self.inner.find(group), Err(ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable)) {
+            while matches!(
+                self.inner.find(group),
+                Err(ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable)
+            ) {
                 if changes.changed().await.is_err() {
                     return;
                 }
@@ -171,7 +174,9 @@ impl Inner {
         let index = shard_of(group, count);
         match self.shards.read().get(&index) {
             Some(Slot::Ready(shard)) if !shard.partition().is_closed() => return Ok(Arc::clone(shard)),
-            Some(Slot::Loading(partition)) if !partition.is_closed() => return Err(ErrorCode::CoordinatorLoadInProgress),
+            Some(Slot::Loading(partition)) if !partition.is_closed() => {
+                return Err(ErrorCode::CoordinatorLoadInProgress);
+            }
             Some(_) | None => {}
         }
         match self.parts.partitions.lookup(topic, index) {

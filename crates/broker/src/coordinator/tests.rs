@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use common::Offset;
 use coordinator::{Context, GroupConfig, GroupShard, Now, Request, Response, Token};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::{GroupId, JoinGroupRequest, OffsetCommitRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
-use common::Offset;
 use protocol::ErrorCode;
 use protocol::batch::BatchView;
 use s3stream::ReadClass;
@@ -19,8 +19,8 @@ use super::GROUP_METADATA_TOPIC;
 use super::answer::Submitted;
 use super::hosted::HostedShard;
 use super::load::load;
-use crate::partition::{Isolation, Partition};
 use crate::partition::tests::rig::{Rig, topic};
+use crate::partition::{Isolation, Partition};
 
 fn rig(log: MemoryLog) -> Rig {
     let mut rig = Rig::new(log, crate::partition::tests::config());
@@ -88,7 +88,9 @@ async fn a_commit_is_answered_once_it_is_durable_and_survives_a_crash() {
     let rig = rig(MemoryLog::new(64 << 20, 1 << 20, false));
     let partition = rig.open().await;
     let (shard, _) = host(&partition).await;
-    let Submitted::Now(first, _) = submit(&shard, 1, &commit(0, 41, "")) else { panic!("commits never wait for members") };
+    let Submitted::Now(first, _) = submit(&shard, 1, &commit(0, 41, "")) else {
+        panic!("commits never wait for members")
+    };
     rig.log.flush();
     let Submitted::Now(lsn, Response::OffsetCommit(_)) = submit(&shard, 2, &commit(0, 42, "")) else { panic!("taken") };
     let durable = rig.log.durable();

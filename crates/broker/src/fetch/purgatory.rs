@@ -258,7 +258,10 @@ impl From<PartitionAnswer> for Answered {
 enum Reading<'a> {
     Answer(Answered),
     /// Its records are in the log or the store.
-    Load { partition: &'a Partition, ask: Ask },
+    Load {
+        partition: &'a Partition,
+        ask: Ask,
+    },
 }
 
 impl<'a> Reading<'a> {

@@ -294,8 +294,7 @@ mod tests {
                     list.iter().map(entry).collect()
                 }));
             if let (Some((id, epoch)), true) = (answer.current_leader, version >= 12) {
-                data.current_leader =
-                    LeaderIdAndEpoch::default().with_leader_id(BrokerId(id)).with_leader_epoch(epoch);
+                data.current_leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(id)).with_leader_epoch(epoch);
             }
             data
         });

@@ -232,9 +232,8 @@ impl FetchSessions {
             return true;
         }
         let oldest = self.sessions.iter().min_by_key(|(_, session)| session.last_used_ms);
-        let idle = oldest
-            .filter(|(_, session)| now_ms.saturating_sub(session.last_used_ms) > EVICTION_MS)
-            .map(|(id, _)| *id);
+        let idle =
+            oldest.filter(|(_, session)| now_ms.saturating_sub(session.last_used_ms) > EVICTION_MS).map(|(id, _)| *id);
         let smaller = || {
             let tried = |session: &Session| session.last_used_ms.saturating_sub(session.created_ms) > EVICTION_MS;
             let evictable = self.sessions.iter().filter(|(_, session)| tried(session));

@@ -101,7 +101,9 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> FmtResult {
         })
     };
     counter("kafka_network_requestmetrics_requests", "Requests received", &|metrics| metrics.requests.get())?;
-    counter("kafka_network_requestmetrics_errors", "Requests closed without an answer", &|metrics| metrics.errors.get())?;
+    counter("kafka_network_requestmetrics_errors", "Requests closed without an answer", &|metrics| {
+        metrics.errors.get()
+    })?;
     let name = "kafka_network_requestmetrics_totaltimems";
     let help = "Milliseconds from request to response, since the start";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

@@ -110,7 +110,10 @@ enum Pending {
     Later(BoxFuture<'static, Frame>),
     /// Runs once it is the oldest. What it takes from the response budget is thus given back when it is written:
     /// behind a request that waits for that budget itself it would never be.
-    InTurn { future: BoxFuture<'static, Frame>, begun: bool },
+    InTurn {
+        future: BoxFuture<'static, Frame>,
+        begun: bool,
+    },
 }
 
 impl Pending {
@@ -152,8 +155,7 @@ pub(super) enum Closed {
 
 impl Connection {
     pub(super) fn new(broker: Arc<Broker>, info: Arc<ConnectionInfo>, socket: TcpStream) -> Self {
-        let reader =
-            FrameReader::new(broker.request_memory.clone(), broker.config.socket_request_max_bytes as usize);
+        let reader = FrameReader::new(broker.request_memory.clone(), broker.config.socket_request_max_bytes as usize);
         let now = broker.clock.boot();
         let timer = Box::pin(tokio::time::sleep(CHECK_INTERVAL_MAX));
         Self {
@@ -216,7 +218,8 @@ impl Connection {
             {
                 return Err(reason);
             }
-            let is_held_back = matches!(self.pending.front(), Some(InFlight { response: Pending::InTurn { begun: false, .. }, .. }));
+            let is_held_back =
+                matches!(self.pending.front(), Some(InFlight { response: Pending::InTurn { begun: false, .. }, .. }));
             if is_held_back {
                 continue;
             }
@@ -393,7 +396,8 @@ impl Connection {
         let log_is_slow = matches!(self.pending.front(), Some(InFlight { response: Pending::Durable(..), .. }));
         let leased_until = self.reader.leased_until().filter(|_| !log_is_slow);
         self.receiving = paced(self.receiving, now, received, leased_until);
-        if self.receiving.is_some_and(|pace| pace.is_behind(now, received)) && self.broker.request_memory.is_contended() {
+        if self.receiving.is_some_and(|pace| pace.is_behind(now, received)) && self.broker.request_memory.is_contended()
+        {
             return Err(Closed::Stalled);
         }
         self.writing = paced(self.writing, now, written, self.outbox.front_end());

@@ -8,7 +8,7 @@ use kafka_protocol::protocol::Decodable;
 
 use super::{ConnectionInfo, Frame};
 use crate::Broker;
-use crate::api::{self, Served, RequestContext, api_versions};
+use crate::api::{self, RequestContext, Served, api_versions};
 
 /// Dispatches one frame. Unknown keys and versions close the connection, as in Kafka; ApiVersions alone
 /// answers a version that is too new.

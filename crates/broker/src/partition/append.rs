@@ -187,7 +187,10 @@ impl Partition {
         let config = self.topic.config.load();
         let validated = validate(&view, &rules(&config, now_ms))?;
         if view.attributes().is_transactional() {
-            return Err(AppendRefused::new(ErrorCode::InvalidTxnState, "the record is not part of an ongoing transaction"));
+            return Err(AppendRefused::new(
+                ErrorCode::InvalidTxnState,
+                "the record is not part of an ongoing transaction",
+            ));
         }
         let log_append_time_ms = if config.log_append_time { now_ms } else { -1 };
         let bytes = stored(&view, &validated, &config)?;
@@ -203,7 +206,14 @@ impl Partition {
         now_ms: i64,
     ) -> Prepared<'a> {
         let tag = Tag::of(view, self.leader_epoch);
-        Prepared { bytes, tag, last_offset_delta: view.last_offset_delta(), max_timestamp_ms, log_append_time_ms, now_ms }
+        Prepared {
+            bytes,
+            tag,
+            last_offset_delta: view.last_offset_delta(),
+            max_timestamp_ms,
+            log_append_time_ms,
+            now_ms,
+        }
     }
 
     /// What a log that does not take a record means. One that will take none ever again ends the leadership:

@@ -132,7 +132,8 @@ pub(crate) fn encode(
 
 fn section(out: &mut Vec<u8>, tag: u16, length: usize) {
     out.extend_from_slice(&tag.to_be_bytes());
-    let length = u32::try_from(length).expect("producers and epochs are bounded, a coordinator's part fits a WAL record");
+    let length =
+        u32::try_from(length).expect("producers and epochs are bounded, a coordinator's part fits a WAL record");
     out.extend_from_slice(&length.to_be_bytes());
 }
 
@@ -262,7 +263,12 @@ mod tests {
         let (mut epochs, mut producers) = (LeaderEpochs::default(), ProducerStates::default());
         epochs.assign(3, 0);
         epochs.assign(4, 70);
-        let batch = |producer_id, base_sequence| Sequenced { producer_id, producer_epoch: 1, base_sequence, last_offset_delta: 1 };
+        let batch = |producer_id, base_sequence| Sequenced {
+            producer_id,
+            producer_epoch: 1,
+            base_sequence,
+            last_offset_delta: 1,
+        };
         for index in 0..6 {
             producers.record(&batch(9, index * 2), 80 + i64::from(index) * 2, 1_000, 2_000);
         }
@@ -284,11 +290,25 @@ mod tests {
         let bytes = encode(18, 7, &epochs, &producers, Some(b"xy"));
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let body = concat!(
-            "0000000000000012", "0000000000000007",
-            "0001", "0000000c", "00000003", "0000000000000007",
-            "0002", "0000002b", "0000000000000009", "0001", "000000000000002c", "01",
-            "00000005", "00000001", "0000000000000011", "0000000000000021",
-            "0003", "00000002", "7879"
+            "0000000000000012",
+            "0000000000000007",
+            "0001",
+            "0000000c",
+            "00000003",
+            "0000000000000007",
+            "0002",
+            "0000002b",
+            "0000000000000009",
+            "0001",
+            "000000000000002c",
+            "01",
+            "00000005",
+            "00000001",
+            "0000000000000011",
+            "0000000000000021",
+            "0003",
+            "00000002",
+            "7879"
         );
         assert_eq!(hex, format!("4f50434b{}{}{}{body}", "0001", "0003", "ea36a10c"));
     }
@@ -333,7 +353,10 @@ mod tests {
         };
         assert_eq!(resealed(30, &u32::MAX.to_be_bytes()), Err(CheckpointError::Truncated));
         assert_eq!(resealed(28, &9_u16.to_be_bytes()), Err(CheckpointError::Section(9)));
-        assert!(resealed(28, &0x8009_u16.to_be_bytes()).is_ok_and(|checkpoint| checkpoint.epochs == LeaderEpochs::default()));
+        assert!(
+            resealed(28, &0x8009_u16.to_be_bytes())
+                .is_ok_and(|checkpoint| checkpoint.epochs == LeaderEpochs::default())
+        );
         assert_eq!(resealed(20, &95_i64.to_be_bytes()), Err(CheckpointError::Invalid("the log starts beyond its end")));
         assert!(matches!(resealed(34, &9_i32.to_be_bytes()), Err(CheckpointError::Invalid(_))));
         let first_count = 28 + 6 + 24 + 6 + 18;

@@ -114,7 +114,9 @@ async fn open_from_log(partitions: &Arc<Inner>, busy: &HashSet<StreamId>) -> Vec
         match open_streams(partitions, &batch).await {
             Ok(epochs) => {
                 // A stream without an epoch was deleted, or moved to another node: the image will tell.
-                for (opening, epoch) in batch.into_iter().zip(epochs).filter_map(|(opening, epoch)| Some((opening, epoch?))) {
+                for (opening, epoch) in
+                    batch.into_iter().zip(epochs).filter_map(|(opening, epoch)| Some((opening, epoch?)))
+                {
                     match grant(partitions, opening, epoch) {
                         Ok(opened) => granted.extend(opened),
                         Err(opening) => failed.push(opening),

@@ -119,7 +119,8 @@ impl Partitions {
     /// Starts to follow metadata.
     #[must_use]
     pub fn start(parts: PartitionsParts) -> Self {
-        let environment = Arc::new(Environment { clock: Arc::clone(&parts.clock), durable: Arc::clone(&parts.durable) });
+        let environment =
+            Arc::new(Environment { clock: Arc::clone(&parts.clock), durable: Arc::clone(&parts.durable) });
         let supervisor = parts.supervisor.clone();
         let interval = Duration::from_millis(parts.config.retention_check_interval_ms);
         let (config, metadata) = (Arc::clone(&parts.config), parts.metadata.clone());
@@ -219,7 +220,9 @@ impl Partitions {
     fn is_open(&self, topic: Uuid) -> bool {
         let image = self.inner.parts.metadata.image();
         let Some(topic) = image.topics.get(&topic) else { return true };
-        (0_i32..).take(topic.partitions.len()).all(|index| !matches!(self.lookup(topic, index), Err(LookupError::Opening)))
+        (0_i32..)
+            .take(topic.partitions.len())
+            .all(|index| !matches!(self.lookup(topic, index), Err(LookupError::Opening)))
     }
 
     /// Appends a checkpoint to every partition whose newest one is not current. For a graceful stop, before the
@@ -297,7 +300,11 @@ impl Inner {
             match &slots[index] {
                 Slot::Elsewhere if ours => {}
                 Slot::Open(open) if !ours || open.leader_epoch() < partition.leader_epoch => {
-                    if ours { open.close() } else { self.close(open) }
+                    if ours {
+                        open.close()
+                    } else {
+                        self.close(open)
+                    }
                     lost = true;
                 }
                 Slot::Opening if !ours => {}

@@ -20,7 +20,13 @@ pub struct ProducerIds {
 
 impl ProducerIds {
     pub(crate) fn new(node: NodeId, node_epoch: NodeEpoch, metadata: MetadataClient) -> Self {
-        Self { node, node_epoch, metadata, block: parking_lot::Mutex::new(0..0), leasing: tokio::sync::Mutex::default() }
+        Self {
+            node,
+            node_epoch,
+            metadata,
+            block: parking_lot::Mutex::new(0..0),
+            leasing: tokio::sync::Mutex::default(),
+        }
     }
 
     /// An id from the present block, if there is one left.
@@ -35,8 +41,7 @@ impl ProducerIds {
         if let Some(id) = self.cached() {
             return Ok(id);
         }
-        let command =
-            Command::LeaseProducerIds { node: self.node, node_epoch: self.node_epoch, count: BLOCK_IDS };
+        let command = Command::LeaseProducerIds { node: self.node, node_epoch: self.node_epoch, count: BLOCK_IDS };
         // After an unknown outcome the block may be lost; a lost one is never given out again.
         let first = match self.metadata.submit(command).await? {
             Outcome::Leased { first } => i64::try_from(first).ok(),

@@ -118,7 +118,13 @@ mod tests {
     }
 
     fn config(retention_ms: i64, retention_bytes: i64, segment_bytes: u32) -> TopicConfig {
-        TopicConfig { retention_ms, retention_bytes, segment_bytes, segment_ms: 500_000, ..super::super::tests::config() }
+        TopicConfig {
+            retention_ms,
+            retention_bytes,
+            segment_bytes,
+            segment_ms: 500_000,
+            ..super::super::tests::config()
+        }
     }
 
     fn start(units: &[(u64, i64)], tail: u64, config: &TopicConfig) -> Option<i64> {

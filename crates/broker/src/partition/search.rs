@@ -8,8 +8,8 @@ use protocol::batch::validate::DECODED_MAX;
 use protocol::batch::{BatchView, batches, for_each_record};
 use s3stream::{FetchError, ReadClass};
 
-use super::read::{Isolation, ReadError};
 use super::Partition;
+use super::read::{Isolation, ReadError};
 
 /// Bytes read at a time where the index cannot tell.
 const SCAN_BYTES: usize = 1 << 20;

@@ -66,7 +66,15 @@ impl PartitionState {
     }
 
     /// Takes an append over that the log has accepted; it is durable at `lsn`.
-    pub(crate) fn appended(&mut self, tag: &Tag, next_offset: i64, timestamp_ms: i64, bytes: u32, lsn: Lsn, now_ms: i64) {
+    pub(crate) fn appended(
+        &mut self,
+        tag: &Tag,
+        next_offset: i64,
+        timestamp_ms: i64,
+        bytes: u32,
+        lsn: Lsn,
+        now_ms: i64,
+    ) {
         self.apply(tag, self.log_end, next_offset, timestamp_ms, bytes, now_ms);
         self.watermark.push(lsn, next_offset);
         self.waiters.appended(lsn);

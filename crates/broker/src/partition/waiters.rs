@@ -93,8 +93,7 @@ impl DataWait {
     /// A wait on no partition yet, in the broker whose log publishes `durable`.
     #[must_use]
     pub fn new(durable: &Arc<DurableLsn>) -> Self {
-        let waiter =
-            DataWaiter { durable: Arc::clone(durable), notify: Notify::new(), armed: AtomicU64::new(UNARMED) };
+        let waiter = DataWaiter { durable: Arc::clone(durable), notify: Notify::new(), armed: AtomicU64::new(UNARMED) };
         Self { waiter: Arc::new(waiter), partitions: Vec::new() }
     }
 

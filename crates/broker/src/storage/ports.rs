@@ -81,13 +81,7 @@ impl StreamManager for MetadataPorts {
         let checkpoint = found.checkpoint.and_then(|(object, offset)| {
             Some(CheckpointRef { object: descriptor(object, image.objects.get(&object)?), offset })
         });
-        Some(StreamMetadata {
-            epoch: found.epoch,
-            owner: found.owner,
-            start: found.start,
-            end: found.end,
-            checkpoint,
-        })
+        Some(StreamMetadata { epoch: found.epoch, owner: found.owner, start: found.start, end: found.end, checkpoint })
     }
 
     async fn trim(&self, stream: StreamId, epoch: StreamEpoch, start: Offset) -> Result<(), PortError> {

@@ -21,9 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use metadata::log::{
-    AppendDone, EntryId, LogBounds, LogRecord, RaftLogStore, SnapshotChunks, SnapshotSource, Vote,
-};
+use metadata::log::{AppendDone, EntryId, LogBounds, LogRecord, RaftLogStore, SnapshotChunks, SnapshotSource, Vote};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
@@ -110,7 +108,8 @@ impl RaftLog {
         let recovered = segment::recover(dir)?;
         let snapshot = snapshot_file::newest(dir)?;
         require_snapshot(dir, recovered.purged, snapshot.as_ref())?;
-        let snapshot_bytes = snapshot.map(|(_, path)| std::fs::metadata(path)).transpose()?.map_or(0, |file| file.len());
+        let snapshot_bytes =
+            snapshot.map(|(_, path)| std::fs::metadata(path)).transpose()?.map_or(0, |file| file.len());
         let state = State {
             slots: recovered.slots,
             resident: recovered.records.into_iter().map(|record| (record.id.index, record)).collect(),
@@ -136,10 +135,7 @@ impl RaftLog {
         Ok(Self { shared, writer: Mutex::new(Some(writer)) })
     }
 
-    async fn perform(
-        &self,
-        operation: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Operation,
-    ) -> io::Result<()> {
+    async fn perform(&self, operation: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Operation) -> io::Result<()> {
         let (done, outcome) = oneshot::channel();
         self.shared.enqueue(operation(done));
         outcome.await.unwrap_or_else(|_| Err(closed()))

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::NodeId;
-use protocol::ErrorCode;
 use metadata::command::Refusal;
 use metadata::{Command, Outcome, SubmitError};
+use protocol::ErrorCode;
 use uuid::Uuid;
 
 use super::{check_name, colliding, place};

@@ -126,7 +126,9 @@ mod tests {
     fn assignments_are_checked() {
         let image = image(&[(1, false), (2, false)]);
         assert_eq!(check_assignment(&image, &[NodeId(1), NodeId(2)], None), Ok(()));
-        for (replicas, factor) in [(&[][..], None), (&[1, 1][..], None), (&[3][..], None), (&[-1][..], None), (&[1][..], Some(2))] {
+        for (replicas, factor) in
+            [(&[][..], None), (&[1, 1][..], None), (&[3][..], None), (&[-1][..], None), (&[1][..], Some(2))]
+        {
             let replicas: Vec<NodeId> = replicas.iter().map(|&id| NodeId(id)).collect();
             assert!(check_assignment(&image, &replicas, factor).is_err(), "{replicas:?}");
         }

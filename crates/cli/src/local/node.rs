@@ -148,7 +148,8 @@ impl Node {
         let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
         let command = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
         let properties = self.file("server.properties");
-        let is_ours = command.split(|byte| *byte == 0).any(|argument| argument == properties.as_os_str().as_encoded_bytes());
+        let is_ours =
+            command.split(|byte| *byte == 0).any(|argument| argument == properties.as_os_str().as_encoded_bytes());
         Ok(is_ours.then_some(Process { handle }))
     }
 
@@ -162,7 +163,8 @@ impl Node {
     /// Kills the node and waits until nothing of it is left.
     pub fn kill(&self) -> Result<()> {
         let process = self.process()?;
-        let process = process.ok_or_else(|| anyhow!("node {} does not run in {}", self.id, self.directory().display()))?;
+        let process =
+            process.ok_or_else(|| anyhow!("node {} does not run in {}", self.id, self.directory().display()))?;
         process.signal(Signal::KILL)?;
         match process.wait(STOP_WAIT)? {
             true => Ok(()),

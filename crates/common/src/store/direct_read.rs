@@ -57,7 +57,8 @@ impl ReadBuffers {
 impl Free {
     /// The smallest buffer that fits without wasting more than a quarter.
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
-        let fitting = self.buffers.iter().enumerate().filter(|(_, free)| (bytes..=bytes + bytes / 4).contains(&free.len()));
+        let fitting =
+            self.buffers.iter().enumerate().filter(|(_, free)| (bytes..=bytes + bytes / 4).contains(&free.len()));
         let (at, _) = fitting.min_by_key(|(_, free)| free.len())?;
         let buffer = self.buffers.remove(at);
         self.bytes -= buffer.len();
@@ -157,8 +158,11 @@ mod tests {
         let file = file(&bytes);
         let buffers = ReadBuffers::default();
         let ends = [0, 1, 4095, 4096, 4097, 65_536, 70_000, 299_999, 300_000, 300_001];
-        let ranges: Vec<Range<u64>> =
-            ends.iter().flat_map(|start| ends.iter().map(move |end| *start..*end)).filter(|r| r.start <= r.end).collect();
+        let ranges: Vec<Range<u64>> = ends
+            .iter()
+            .flat_map(|start| ends.iter().map(move |end| *start..*end))
+            .filter(|r| r.start <= r.end)
+            .collect();
         let read = read_ranges(file.path(), &ranges, &buffers).expect("reads");
         for (range, read) in ranges.iter().zip(read) {
             assert_eq!(read, bytes[range.start as usize..range.end as usize], "{range:?}");

@@ -53,7 +53,10 @@ fn a_stable_group_is_described_with_what_its_members_agreed_on() {
     let mut harness = Harness::new();
     let (ids, _) = harness.stable(2);
     let group = describe(&mut harness, 6, GROUP);
-    assert_eq!((group.group_state.as_str(), group.protocol_type.as_str(), group.protocol_data.as_str()), ("Stable", "consumer", "range"));
+    assert_eq!(
+        (group.group_state.as_str(), group.protocol_type.as_str(), group.protocol_data.as_str()),
+        ("Stable", "consumer", "range")
+    );
     assert_eq!(group.members.len(), 2);
     for member in &group.members {
         assert_eq!((member.client_id.as_str(), member.client_host.as_str()), ("client", "/127.0.0.1"));

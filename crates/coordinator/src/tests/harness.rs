@@ -10,14 +10,16 @@ use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartiti
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest, SyncGroupRequest,
-    SyncGroupResponse, TopicName,
+    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
+    SyncGroupRequest, SyncGroupResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use protocol::ErrorCode;
 use uuid::Uuid;
 
-use crate::{Context, CoordinatorRecord, GroupConfig, GroupShard, GroupState, Now, Output, Persisted, Request, Response, Token};
+use crate::{
+    Context, CoordinatorRecord, GroupConfig, GroupShard, GroupState, Now, Output, Persisted, Request, Response, Token,
+};
 
 pub(crate) const GROUP: &str = "group";
 pub(crate) const SESSION_MS: i32 = 10_000;
@@ -53,7 +55,9 @@ pub(crate) fn join_request(member_id: &str) -> JoinGroupRequest {
 }
 
 pub(crate) fn protocols(names: &[&str]) -> Vec<JoinGroupRequestProtocol> {
-    let one = |name: &&str| JoinGroupRequestProtocol::default().with_name(string(name)).with_metadata(subscription(&["topic"]));
+    let one = |name: &&str| {
+        JoinGroupRequestProtocol::default().with_name(string(name)).with_metadata(subscription(&["topic"]))
+    };
     names.iter().map(one).collect()
 }
 
@@ -175,7 +179,9 @@ impl Harness {
 
     pub(crate) fn sync_with(&mut self, member: &str, generation: i32, assignments: &[(&str, &'static [u8])]) -> Token {
         let one = |(member, bytes): &(&str, &'static [u8])| {
-            SyncGroupRequestAssignment::default().with_member_id(string(member)).with_assignment(Bytes::from_static(bytes))
+            SyncGroupRequestAssignment::default()
+                .with_member_id(string(member))
+                .with_assignment(Bytes::from_static(bytes))
         };
         let request = SyncGroupRequest::default()
             .with_group_id(group_id(GROUP))
@@ -241,13 +247,20 @@ impl Harness {
         }
     }
 
-    pub(crate) fn commit_request(member: &str, generation: i32, topic: &str, partition: i32, offset: i64) -> OffsetCommitRequest {
+    pub(crate) fn commit_request(
+        member: &str,
+        generation: i32,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> OffsetCommitRequest {
         let partition = OffsetCommitRequestPartition::default()
             .with_partition_index(partition)
             .with_committed_offset(offset)
             .with_committed_leader_epoch(3)
             .with_committed_metadata(Some(string("note")));
-        let topic = OffsetCommitRequestTopic::default().with_name(TopicName(string(topic))).with_partitions(vec![partition]);
+        let topic =
+            OffsetCommitRequestTopic::default().with_name(TopicName(string(topic))).with_partitions(vec![partition]);
         OffsetCommitRequest::default()
             .with_group_id(group_id(GROUP))
             .with_member_id(string(member))

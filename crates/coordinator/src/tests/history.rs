@@ -131,7 +131,8 @@ impl History {
             self.on_error(member, code);
             return;
         } else {
-            let assignments: Vec<(&str, &'static [u8])> = client.leads.iter().map(|id| (id.as_str(), &b"a"[..])).collect();
+            let assignments: Vec<(&str, &'static [u8])> =
+                client.leads.iter().map(|id| (id.as_str(), &b"a"[..])).collect();
             self.harness.sync_with(&client.id, client.generation, &assignments)
         };
         self.all_tokens.push(token);
@@ -158,7 +159,9 @@ impl History {
             0 => {}
             // UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, GROUP_MAX_SIZE_REACHED; GROUP_ID_NOT_FOUND where the group emptied
             // without offsets, and was removed, behind the member's back: start from nothing.
-            25 | 82 | 81 | 69 => *client = Client { instance: client.instance.take(), needs_join: true, ..Client::default() },
+            25 | 82 | 81 | 69 => {
+                *client = Client { instance: client.instance.take(), needs_join: true, ..Client::default() }
+            }
             22 | 27 => {
                 client.needs_join = true;
                 client.synced = false;
@@ -186,7 +189,9 @@ impl History {
                     }
                     (client.needs_join, client.synced) = (false, false);
                 }
-                Response::Join(response) if response.error_code == 79 => self.clients[member].id = response.member_id.to_string(),
+                Response::Join(response) if response.error_code == 79 => {
+                    self.clients[member].id = response.member_id.to_string()
+                }
                 Response::Join(response) => self.on_error(member, response.error_code),
                 Response::Sync(response) if response.error_code == 0 => self.clients[member].synced = true,
                 Response::Sync(response) => self.on_error(member, response.error_code),

@@ -237,7 +237,8 @@ fn an_unchanged_follower_gets_the_current_generation() {
 #[test]
 fn a_changed_follower_or_the_leader_starts_a_rebalance() {
     let changed = |id: &str| {
-        let protocol = JoinGroupRequestProtocol::default().with_name(string("range")).with_metadata(subscription(&["other"]));
+        let protocol =
+            JoinGroupRequestProtocol::default().with_name(string("range")).with_metadata(subscription(&["other"]));
         join_request(id).with_protocols(vec![protocol])
     };
     for (index, request) in [(0, join_request as fn(&str) -> _), (1, changed as fn(&str) -> _)] {

@@ -23,7 +23,13 @@ fn errors_are_per_member_and_the_others_go() {
     let mut harness = Harness::new();
     let (ids, _) = harness.stable(2);
     let unknown = ErrorCode::UnknownMemberId.code();
-    let left = [("nobody", None), (ids[0].as_str(), None), ("", None), ("", Some("instance")), (ids[1].as_str(), Some("instance"))];
+    let left = [
+        ("nobody", None),
+        (ids[0].as_str(), None),
+        ("", None),
+        ("", Some("instance")),
+        (ids[1].as_str(), Some("instance")),
+    ];
     assert_eq!(harness.leave(&left), [unknown, 0, unknown, unknown, unknown]);
     assert_eq!(harness.state(), Some(GroupState::PreparingRebalance));
     assert_eq!(harness.leave(&[(&ids[0], None)]), [unknown]);

@@ -24,7 +24,9 @@ fn what_is_not_committed_is_minus_one_and_no_error() {
     for (group, topic, partition, expected) in
         [(GROUP, "topic", 0, 42), (GROUP, "topic", 1, -1), (GROUP, "other", 0, -1), ("other", "topic", 0, -1)]
     {
-        let topics = OffsetFetchRequestTopics::default().with_name(TopicName(string(topic))).with_partition_indexes(vec![partition]);
+        let topics = OffsetFetchRequestTopics::default()
+            .with_name(TopicName(string(topic)))
+            .with_partition_indexes(vec![partition]);
         let request = OffsetFetchRequestGroup::default().with_group_id(group_id(group)).with_topics(Some(vec![topics]));
         let token = harness.send(9, Request::OffsetFetch(request));
         let Some(Response::OffsetFetch(response)) = harness.answers.get(&token) else { panic!("no response") };
@@ -49,8 +51,14 @@ fn a_consumer_without_a_group_commits_with_a_negative_generation() {
 #[test]
 fn commits_are_judged_by_generation_member_and_state() {
     let mut harness = Harness::new();
-    assert_eq!(harness.commit_version(9, Harness::commit_request("a", 1, "topic", 0, 1)), ErrorCode::GroupIdNotFound.code());
-    assert_eq!(harness.commit_version(8, Harness::commit_request("a", 1, "topic", 0, 1)), ErrorCode::IllegalGeneration.code());
+    assert_eq!(
+        harness.commit_version(9, Harness::commit_request("a", 1, "topic", 0, 1)),
+        ErrorCode::GroupIdNotFound.code()
+    );
+    assert_eq!(
+        harness.commit_version(8, Harness::commit_request("a", 1, "topic", 0, 1)),
+        ErrorCode::IllegalGeneration.code()
+    );
     let nameless = Harness::commit_request("a", 1, "topic", 0, 1).with_group_id(group_id(""));
     assert_eq!(harness.commit_version(9, nameless), ErrorCode::InvalidGroupId.code());
     let (ids, generation) = harness.stable(1);
@@ -119,7 +127,8 @@ fn long_metadata_is_refused_for_its_partition_alone() {
 
 fn delete(harness: &mut Harness, topic: &str) -> (i16, Option<i16>) {
     let partition = OffsetDeleteRequestPartition::default().with_partition_index(0);
-    let topic = OffsetDeleteRequestTopic::default().with_name(TopicName(string(topic))).with_partitions(vec![partition]);
+    let topic =
+        OffsetDeleteRequestTopic::default().with_name(TopicName(string(topic))).with_partitions(vec![partition]);
     let request = OffsetDeleteRequest::default().with_group_id(group_id(GROUP)).with_topics(vec![topic]);
     let token = harness.send(0, Request::OffsetDelete(request));
     match harness.answers.get(&token) {

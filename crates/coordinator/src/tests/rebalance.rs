@@ -78,7 +78,9 @@ fn the_last_member_leaves_an_empty_group_with_a_new_generation() {
     let records = harness.log.len();
     harness.advance(10_000);
     assert_eq!(harness.state(), Some(GroupState::Empty));
-    let [CoordinatorRecord::Group { value: Some(value), .. }] = &harness.log[records..] else { panic!("one group record") };
+    let [CoordinatorRecord::Group { value: Some(value), .. }] = &harness.log[records..] else {
+        panic!("one group record")
+    };
     assert_eq!((value.generation, value.members.len()), (generation + 1, 0));
     assert_eq!((value.leader.as_ref(), value.protocol.as_ref(), &*value.protocol_type), (None, None, "consumer"));
     harness.restart();

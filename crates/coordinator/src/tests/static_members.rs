@@ -5,7 +5,9 @@ use super::harness::{DELAY_MS, Harness, join_request, protocols, string};
 use crate::{CoordinatorRecord, GroupState};
 
 fn static_join(member_id: &str, instance_id: &str) -> JoinGroupRequest {
-    join_request(member_id).with_group_instance_id(Some(string(instance_id))).with_protocols(protocols(&["range", "sticky"]))
+    join_request(member_id)
+        .with_group_instance_id(Some(string(instance_id)))
+        .with_protocols(protocols(&["range", "sticky"]))
 }
 
 /// A stable group of two static members, `a` (the leader) and `b`: ids and generation.
@@ -37,8 +39,12 @@ fn a_returning_follower_takes_its_place_without_a_rebalance() {
     assert_ne!(*response.member_id, *ids[1]);
     assert!(!response.skip_assignment);
     assert_eq!(harness.state(), Some(GroupState::Stable));
-    let [CoordinatorRecord::Group { value: Some(value), .. }] = &harness.log[records..] else { panic!("the new id persists") };
-    assert!(value.members.iter().any(|member| *member.member_id == *response.member_id && &member.assignment[..] == b"a"));
+    let [CoordinatorRecord::Group { value: Some(value), .. }] = &harness.log[records..] else {
+        panic!("the new id persists")
+    };
+    assert!(
+        value.members.iter().any(|member| *member.member_id == *response.member_id && &member.assignment[..] == b"a")
+    );
     assert_eq!(harness.heartbeat_as(&ids[1], Some("b"), generation), ErrorCode::FencedInstanceId.code());
     assert_eq!(harness.heartbeat(&ids[1], generation), ErrorCode::UnknownMemberId.code());
     let token = harness.sync_with(&response.member_id, generation, &[]);

@@ -25,12 +25,15 @@ fn followers_wait_for_the_leader_and_everybody_gets_their_part() {
     let waiting = harness.sync_with(&follower, generation, &[]);
     assert!(harness.is_waiting(waiting));
     let records = harness.log.len();
-    let assigned = harness.sync_with(&leader, generation, &[(&leader, b"one"), (&follower, b"two"), ("stranger", b"three")]);
+    let assigned =
+        harness.sync_with(&leader, generation, &[(&leader, b"one"), (&follower, b"two"), ("stranger", b"three")]);
     assert_eq!(&harness.synced(assigned).assignment[..], b"one");
     assert_eq!(&harness.synced(waiting).assignment[..], b"two");
     assert_eq!(harness.synced(waiting).protocol_name.as_ref().map(|name| name.as_str()), Some("range"));
     assert_eq!(harness.state(), Some(GroupState::Stable));
-    let [CoordinatorRecord::Group { value: Some(value), .. }] = &harness.log[records..] else { panic!("one group record") };
+    let [CoordinatorRecord::Group { value: Some(value), .. }] = &harness.log[records..] else {
+        panic!("one group record")
+    };
     assert_eq!((value.generation, value.leader.as_deref()), (generation, Some(leader.as_str())));
     assert_eq!(value.members.len(), 2);
     assert!(value.members.iter().all(|member| !member.subscription.is_empty() && !member.assignment.is_empty()));

@@ -26,19 +26,63 @@ pub enum Outcome {
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 #[allow(missing_docs)] // each variant is the method of `History` that it calls, with its arguments
 pub enum Event {
-    Acked { partition: u32, producer: u32, sequence: u64, offset: u64 },
-    Failed { partition: u32, producer: u32, sequence: u64 },
-    Unknown { partition: u32, producer: u32, sequence: u64 },
-    Range { partition: u32, start: u64, end: u64 },
-    Read { partition: u32, offset: u64, producer: u32, sequence: u64 },
-    Altered { partition: u32, offset: u64 },
-    End { partition: u32, end: u64 },
-    Assigned { member: u32, partition: u32 },
-    Polled { member: u32, partition: u32, offset: u64 },
-    Committed { partition: u32, offset: u64 },
+    Acked {
+        partition: u32,
+        producer: u32,
+        sequence: u64,
+        offset: u64,
+    },
+    Failed {
+        partition: u32,
+        producer: u32,
+        sequence: u64,
+    },
+    Unknown {
+        partition: u32,
+        producer: u32,
+        sequence: u64,
+    },
+    Range {
+        partition: u32,
+        start: u64,
+        end: u64,
+    },
+    Read {
+        partition: u32,
+        offset: u64,
+        producer: u32,
+        sequence: u64,
+    },
+    Altered {
+        partition: u32,
+        offset: u64,
+    },
+    End {
+        partition: u32,
+        end: u64,
+    },
+    Assigned {
+        member: u32,
+        partition: u32,
+    },
+    Polled {
+        member: u32,
+        partition: u32,
+        offset: u64,
+    },
+    Committed {
+        partition: u32,
+        offset: u64,
+    },
     /// The program is about to ask for committed offsets; answers name the same `query`.
-    Asking { query: u64 },
-    GroupOffset { query: u64, partition: u32, offset: Option<u64> },
+    Asking {
+        query: u64,
+    },
+    GroupOffset {
+        query: u64,
+        partition: u32,
+        offset: Option<u64>,
+    },
 }
 
 /// Why a history file could not be judged.
@@ -79,8 +123,7 @@ pub fn replay(history: &mut History, lines: impl BufRead) -> Result<(), ReadErro
     for (index, line) in lines.lines().enumerate() {
         let number = index as u64 + 1;
         let line = line.map_err(|source| ReadError::Io { line: number, source })?;
-        let event =
-            serde_json::from_str(&line).map_err(|source| ReadError::Malformed { line: number, source })?;
+        let event = serde_json::from_str(&line).map_err(|source| ReadError::Malformed { line: number, source })?;
         apply(history, &mut queries, event).map_err(|source| ReadError::OverLimit { line: number, source })?;
     }
     Ok(())

@@ -69,9 +69,9 @@ impl Partition {
         }
         let before = self.acked_at[index].value();
         self.acked_at[index] = Slot::of(value);
-        before.filter(|b| *b != value).map(|b| {
-            Defect::new(Kind::TwoValuesAtOneOffset, offset, format!("acked both {b:?} and {value:?}"))
-        })
+        before
+            .filter(|b| *b != value)
+            .map(|b| Defect::new(Kind::TwoValuesAtOneOffset, offset, format!("acked both {b:?} and {value:?}")))
     }
 
     pub(super) fn read(&mut self, offset: u64, value: Option<Value>, defects: &mut Vec<Defect>) {

@@ -44,7 +44,8 @@ pub struct Broker {
 pub fn command(dir: &Path, port: u16, admin_port: u16, start: &Start) -> Result<Command> {
     let mut words = vec![tools::ottla()?.display().to_string(), "start".to_owned()];
     words.extend(["--data-dir".to_owned(), dir.join("data").display().to_string()]);
-    let listeners = [format!("listeners=PLAINTEXT://127.0.0.1:{port}"), format!("ottla.admin.listener=127.0.0.1:{admin_port}")];
+    let listeners =
+        [format!("listeners=PLAINTEXT://127.0.0.1:{port}"), format!("ottla.admin.listener=127.0.0.1:{admin_port}")];
     for property in listeners.iter().chain(&start.properties) {
         words.extend(["-x".to_owned(), property.clone()]);
     }

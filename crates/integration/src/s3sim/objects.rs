@@ -217,10 +217,7 @@ impl S3 for Objects {
         }))
     }
 
-    async fn list_objects_v2(
-        &self,
-        req: S3Request<ListObjectsV2Input>,
-    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+    async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
         let state = self.state.lock();
         let Some(bucket) = state.buckets.get(&req.input.bucket) else { return Err(s3_error!(NoSuchBucket)) };
         Ok(S3Response::new(list(bucket, req.input)))
@@ -233,10 +230,7 @@ impl S3 for Objects {
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
-    async fn delete_objects(
-        &self,
-        req: S3Request<DeleteObjectsInput>,
-    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let mut state = self.state.lock();
         let Some(bucket) = state.buckets.get_mut(&req.input.bucket) else { return Err(s3_error!(NoSuchBucket)) };
         let mut deleted = Vec::new();

@@ -90,9 +90,9 @@ fn crates_keep_out_of_what_is_not_theirs() {
 
 #[test]
 fn every_crate_has_the_lints() {
-    let manifests = super::files().into_iter().filter(|path| {
-        path.starts_with("crates") && path.ends_with("Cargo.toml") && path.components().count() == 3
-    });
+    let manifests = super::files()
+        .into_iter()
+        .filter(|path| path.starts_with("crates") && path.ends_with("Cargo.toml") && path.components().count() == 3);
     let without = manifests.filter(|path| !super::read(path).contains("[lints]\nworkspace = true"));
     none(&without.map(|path| format!("{} lacks `[lints] workspace = true`", path.display())).collect::<Vec<_>>());
 }

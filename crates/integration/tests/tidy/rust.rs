@@ -78,7 +78,9 @@ fn literal_end(bytes: &[u8], at: usize) -> Option<usize> {
         [b'r' | b'b' | b'c', ..] if !inside_word => raw_string(rest).map(|length| at + length),
         [b'\'', b'\\', ..] => Some(at + 3 + rest[3..].iter().position(|&b| b == b'\'')?),
         // A character of one to four bytes between quotes; else the quote starts a lifetime.
-        [b'\'', ..] => (2..=5).find(|&n| rest.get(n) == Some(&b'\'') && (n == 2 || rest[1] >= 0x80)).map(|n| at + n + 1),
+        [b'\'', ..] => {
+            (2..=5).find(|&n| rest.get(n) == Some(&b'\'') && (n == 2 || rest[1] >= 0x80)).map(|n| at + n + 1)
+        }
         _ => None,
     }
 }
@@ -247,7 +249,8 @@ mod tests {
 
     #[test]
     fn literals_and_comments_are_blanked() {
-        let code = "let a = \"todo!\"; // todo!\nlet b = r#\"x\" todo! \"#; /* /* */ todo! */ let c: &'a str = 'x'; '\\''";
+        let code =
+            "let a = \"todo!\"; // todo!\nlet b = r#\"x\" todo! \"#; /* /* */ todo! */ let c: &'a str = 'x'; '\\''";
         let blanked = blank(code);
         assert_eq!(lines_with(&blanked, "todo!").count(), 0, "{blanked}");
         assert_eq!(blanked.len(), code.len());
@@ -265,6 +268,9 @@ mod tests {
 
     #[test]
     fn production_ends_at_the_test_module() {
-        assert_eq!(production("a\n#[cfg(test)]\nmod tests;\nb\n#[cfg(test)]\nmod t {\n}"), "a\n#[cfg(test)]\nmod tests;\nb\n");
+        assert_eq!(
+            production("a\n#[cfg(test)]\nmod tests;\nb\n#[cfg(test)]\nmod t {\n}"),
+            "a\n#[cfg(test)]\nmod tests;\nb\n"
+        );
     }
 }

@@ -431,9 +431,7 @@ impl Submitter {
         };
         match tokio::time::timeout(timeout, until_answered).await {
             Ok(answer) => answer,
-            Err(_) if under_way.load(Ordering::Relaxed) => {
-                Err(SubmitError::Indeterminate("no outcome in time".into()))
-            }
+            Err(_) if under_way.load(Ordering::Relaxed) => Err(SubmitError::Indeterminate("no outcome in time".into())),
             Err(_) => Err(SubmitError::Unavailable("no leader was found in time".into())),
         }
     }

@@ -114,9 +114,7 @@ pub(crate) fn encode_payload(entry: &RaftEntry) -> Bytes {
     match &entry.payload {
         openraft::EntryPayload::Blank => wire::encode_entry(&EntryBody::Blank),
         openraft::EntryPayload::Normal(proposal) => proposal.encoded.clone(),
-        openraft::EntryPayload::Membership(membership) => {
-            wire::encode_entry(&EntryBody::Membership(membership.into()))
-        }
+        openraft::EntryPayload::Membership(membership) => wire::encode_entry(&EntryBody::Membership(membership.into())),
     }
 }
 

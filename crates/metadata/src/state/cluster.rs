@@ -58,9 +58,8 @@ fn claim_wal(state: &mut State, node: NodeId, wal: Uuid) -> Result<(), Refusal> 
         }
         _ => {}
     }
-    let open = |(other, image): &(&Uuid, &WalImage)| {
-        image.node == node && **other != wal && image.state == WalState::Open
-    };
+    let open =
+        |(other, image): &(&Uuid, &WalImage)| image.node == node && **other != wal && image.state == WalState::Open;
     if let Some((missing, _)) = state.wals.iter().find(open) {
         return Err(Refusal::WalMissing(*missing));
     }

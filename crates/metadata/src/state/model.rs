@@ -183,7 +183,8 @@ impl Model {
 
     fn commit_again(&mut self, which: u16) {
         let known = self.committed.iter().filter(|(object, (command, _))| {
-            let current = matches!(command, Command::CommitObjects { node_epoch, .. } if *node_epoch == self.node_epoch);
+            let current =
+                matches!(command, Command::CommitObjects { node_epoch, .. } if *node_epoch == self.node_epoch);
             current && self.machine.state.objects.contains_key(&ObjectId(**object))
         });
         let known: Vec<(Command, Vec<bool>)> = known.map(|(_, commit)| commit.clone()).collect();

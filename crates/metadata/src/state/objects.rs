@@ -114,12 +114,7 @@ fn commit_slice(
         return false;
     }
     if slice.end > stream_start {
-        let range = RangeImage {
-            object,
-            end: slice.end,
-            bytes: slice.bytes,
-            max_timestamp_ms: slice.max_timestamp_ms,
-        };
+        let range = RangeImage { object, end: slice.end, bytes: slice.bytes, max_timestamp_ms: slice.max_timestamp_ms };
         state.ranges.insert((slice.stream, slice.start), range);
         reference(state, object);
     }

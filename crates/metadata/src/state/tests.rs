@@ -168,10 +168,8 @@ fn topics_are_created_once_and_deleted_whole() {
     assert!(matches!(machine.create(3, "v", 0), Outcome::Refused(Refusal::Invalid(_))));
     assert_eq!(machine.state.streams.len(), 2);
 
-    let more = |topic| Command::CreatePartitions {
-        topic: Uuid::from_u128(topic),
-        added: vec![Arc::from([NODE].as_slice())],
-    };
+    let more =
+        |topic| Command::CreatePartitions { topic: Uuid::from_u128(topic), added: vec![Arc::from([NODE].as_slice())] };
     assert_eq!(machine.apply(&more(1)), Outcome::Done);
     assert_eq!(machine.apply(&more(9)), Outcome::Refused(Refusal::UnknownTopic));
     let partitions = &machine.state.topic("t").expect("exists").partitions;

@@ -328,7 +328,8 @@ fn kind_of(command: &Command) -> Kind {
         Command::RetireWal { wal } => Kind::RetireWal(uuid_bytes(*wal)),
         Command::ClaimStore { store } => Kind::ClaimStore(store.to_string()),
         Command::FinalizeFeatures { levels } => {
-            let level = |(name, level): &(Arc<str>, i16)| FeatureLevel { name: name.to_string(), level: i32::from(*level) };
+            let level =
+                |(name, level): &(Arc<str>, i16)| FeatureLevel { name: name.to_string(), level: i32::from(*level) };
             Kind::FinalizeFeatures(FinalizeFeatures { levels: levels.iter().map(level).collect() })
         }
     }
@@ -348,7 +349,11 @@ fn command_of(kind: Kind) -> Result<Command, WireError> {
             id: uuid(&from.id)?,
             name: from.name.into(),
             partitions: from.partitions.into_iter().map(Into::into).collect(),
-            configs: from.configs.into_iter().map(|entry| (entry.name.into(), text(entry.value.as_deref().unwrap_or("")))).collect(),
+            configs: from
+                .configs
+                .into_iter()
+                .map(|entry| (entry.name.into(), text(entry.value.as_deref().unwrap_or(""))))
+                .collect(),
         },
         Kind::DeleteTopic(id) => Command::DeleteTopic { id: uuid(&id)? },
         Kind::CreatePartitions(from) => Command::CreatePartitions {
@@ -385,9 +390,7 @@ fn command_of(kind: Kind) -> Result<Command, WireError> {
             objects: from.objects.into_iter().map(Into::into).collect(),
             replaces: from.replaces.into_iter().map(ObjectId).collect(),
         },
-        Kind::ForgetObjects(from) => {
-            Command::ForgetObjects { objects: from.ids.into_iter().map(ObjectId).collect() }
-        }
+        Kind::ForgetObjects(from) => Command::ForgetObjects { objects: from.ids.into_iter().map(ObjectId).collect() },
         Kind::SealWal(from) => Command::SealWal { wal: uuid(&from.wal)?, end: Lsn(from.end) },
         Kind::RetireWal(wal) => Command::RetireWal { wal: uuid(&wal)? },
         Kind::ClaimStore(store) => Command::ClaimStore { store: store.into() },
@@ -403,7 +406,12 @@ fn command_of(kind: Kind) -> Result<Command, WireError> {
 
 impl From<&NewObject> for ObjectMessage {
     fn from(from: &NewObject) -> Self {
-        Self { id: from.id.0, attempt: from.attempt, size: from.size, slices: from.slices.iter().map(Into::into).collect() }
+        Self {
+            id: from.id.0,
+            attempt: from.attempt,
+            size: from.size,
+            slices: from.slices.iter().map(Into::into).collect(),
+        }
     }
 }
 

@@ -12,22 +12,48 @@ use crate::log::{EntryId, LogRecord, Vote};
 /// A request to another node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Request {
-    Append { vote: Vote, previous: Option<EntryId>, committed: Option<EntryId>, entries: Vec<LogRecord> },
-    Vote { vote: Vote, last: Option<EntryId>, pre: bool, transfer: bool },
+    Append {
+        vote: Vote,
+        previous: Option<EntryId>,
+        committed: Option<EntryId>,
+        entries: Vec<LogRecord>,
+    },
+    Vote {
+        vote: Vote,
+        last: Option<EntryId>,
+        pre: bool,
+        transfer: bool,
+    },
     /// Part `sequence` of the snapshot that `vote`'s leader sends; without a chunk it is complete.
-    Snapshot { vote: Vote, transfer: u64, sequence: u64, chunk: Option<Bytes> },
+    Snapshot {
+        vote: Vote,
+        transfer: u64,
+        sequence: u64,
+        chunk: Option<Bytes>,
+    },
     /// An encoded command for the leader.
-    Submit { entry: Bytes },
+    Submit {
+        entry: Bytes,
+    },
 }
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Response {
     Appended(AppendOutcome),
-    Voted { vote: Vote, granted: bool, last: Option<EntryId> },
+    Voted {
+        vote: Vote,
+        granted: bool,
+        last: Option<EntryId>,
+    },
     /// A part of a snapshot was taken; with the vote once it is installed.
-    Snapshot { installed: Option<Vote> },
-    Submitted { index: u64, outcome: Outcome },
+    Snapshot {
+        installed: Option<Vote>,
+    },
+    Submitted {
+        index: u64,
+        outcome: Outcome,
+    },
     /// The command was certainly not applied.
     Unavailable(String),
     /// The command may be applied, or the request could not be processed.
@@ -228,7 +254,8 @@ impl Request {
     pub(crate) fn encode(&self) -> Bytes {
         let kind = match self {
             Self::Append { vote, previous, committed, entries } => {
-                let record = |from: &LogRecord| RecordMessage { id: Some(from.id.into()), payload: from.payload.clone() };
+                let record =
+                    |from: &LogRecord| RecordMessage { id: Some(from.id.into()), payload: from.payload.clone() };
                 RequestKind::Append(AppendMessage {
                     vote: Some((*vote).into()),
                     previous: previous.map(Into::into),
@@ -295,10 +322,9 @@ impl Response {
             Self::Snapshot { installed } => {
                 ResponseKind::Snapshot(SnapshotTaken { installed: installed.map(Into::into) })
             }
-            Self::Submitted { index, outcome } => ResponseKind::Submitted(SubmittedMessage {
-                index: *index,
-                outcome: Some(outcome_kind(outcome)),
-            }),
+            Self::Submitted { index, outcome } => {
+                ResponseKind::Submitted(SubmittedMessage { index: *index, outcome: Some(outcome_kind(outcome)) })
+            }
             Self::Unavailable(reason) => ResponseKind::Unavailable(reason.clone()),
             Self::Failed(reason) => ResponseKind::Failed(reason.clone()),
         };

@@ -300,10 +300,8 @@ fn encode_topic(topic: &Arc<TopicImage>) -> Topic {
 }
 
 fn encode_config((resource, entries): (&crate::image::ConfigResource, &OrdMap<Arc<str>, Arc<str>>)) -> Config {
-    let setting = |(name, value): (&Arc<str>, &Arc<str>)| Setting {
-        name: name.to_string(),
-        value: Some(value.to_string()),
-    };
+    let setting =
+        |(name, value): (&Arc<str>, &Arc<str>)| Setting { name: name.to_string(), value: Some(value.to_string()) };
     Config { resource: Some(resource.into()), entries: entries.iter().map(setting).collect() }
 }
 

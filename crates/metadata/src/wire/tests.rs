@@ -53,12 +53,24 @@ fn every_command() -> Vec<Command> {
         max_timestamp_ms: -1,
         checkpoint: Some(Offset(0)),
     };
-    let object = NewObject { id: ObjectId(1), attempt: 2, size: 3, slices: vec![slice, NewSlice { checkpoint: None, ..slice }] };
+    let object =
+        NewObject { id: ObjectId(1), attempt: 2, size: 3, slices: vec![slice, NewSlice { checkpoint: None, ..slice }] };
     let mut commands = vec![
         Command::Bootstrap { cluster_id: "c".into() },
-        Command::RegisterNode { id: node, incarnation: id, endpoints: vec![endpoint], rack: Some("r".into()), wal: Some(id) },
+        Command::RegisterNode {
+            id: node,
+            incarnation: id,
+            endpoints: vec![endpoint],
+            rack: Some("r".into()),
+            wal: Some(id),
+        },
         Command::RegisterNode { id: node, incarnation: id, endpoints: Vec::new(), rack: None, wal: None },
-        Command::CreateTopic { id, name: "t".into(), partitions: vec![Arc::clone(&replicas)], configs: vec![("k".into(), "v".into())] },
+        Command::CreateTopic {
+            id,
+            name: "t".into(),
+            partitions: vec![Arc::clone(&replicas)],
+            configs: vec![("k".into(), "v".into())],
+        },
         Command::DeleteTopic { id },
         Command::CreatePartitions { topic: id, added: vec![replicas] },
         Command::OpenStreams { node, node_epoch, streams: vec![StreamId(1), StreamId(300)] },
@@ -86,7 +98,8 @@ fn every_command() -> Vec<Command> {
 }
 
 fn bodies() -> Vec<EntryBody> {
-    let commands = every_command().into_iter().map(|command| EntryBody::Command { now_ms: -5, command: Arc::new(command) });
+    let commands =
+        every_command().into_iter().map(|command| EntryBody::Command { now_ms: -5, command: Arc::new(command) });
     let membership = Membership {
         voters: vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
         nodes: BTreeSet::from([1, 2, 3, 4]),
@@ -116,7 +129,10 @@ fn damaged_and_newer_entries_are_errors() {
         let whole = encode_entry(&body);
         for len in 0..whole.len() {
             // A message cut between fields may decode, but never to the same entry.
-            assert!(decode_entry(whole.slice(..len)).is_ok_and(|other| other != body) || decode_entry(whole.slice(..len)).is_err());
+            assert!(
+                decode_entry(whole.slice(..len)).is_ok_and(|other| other != body)
+                    || decode_entry(whole.slice(..len)).is_err()
+            );
         }
     }
     // Field 99 of a proposal: a command of the future.
@@ -127,8 +143,13 @@ fn damaged_and_newer_entries_are_errors() {
 #[test]
 fn a_snapshot_without_a_chunk_is_noticed() {
     let mut image = MetadataImage { cluster_id: "c".into(), ..MetadataImage::default() };
-    let register =
-        Command::RegisterNode { id: NodeId(1), incarnation: Uuid::from_u128(1), endpoints: Vec::new(), rack: None, wal: None };
+    let register = Command::RegisterNode {
+        id: NodeId(1),
+        incarnation: Uuid::from_u128(1),
+        endpoints: Vec::new(),
+        rack: None,
+        wal: None,
+    };
     crate::state::apply(&mut image, common::LogIndex(1), 0, &register);
     let chunks = chunks(&image);
     assert_eq!(chunks.len(), 3);

@@ -10,9 +10,9 @@ use super::records::{Head, RecordsError, expect_end, read_head};
 use super::stream::{Source, Walk, decode};
 use super::varint::{put_varint, put_varlong};
 use super::{
-    ATTRIBUTES_AT, Attributes, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, BatchView, HEADER_LEN, LAST_OFFSET_DELTA_AT, LENGTH_AT,
-    LOG_OVERHEAD, MAGIC_AT, MAGIC_V2, MAX_TIMESTAMP_AT, NO_PRODUCER_ID, NO_TIMESTAMP, PRODUCER_EPOCH_AT, PRODUCER_ID_AT,
-    RECORD_COUNT_AT, patch_base_offset, patch_crc, patch_leader_epoch,
+    ATTRIBUTES_AT, Attributes, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, BatchView, HEADER_LEN, LAST_OFFSET_DELTA_AT,
+    LENGTH_AT, LOG_OVERHEAD, MAGIC_AT, MAGIC_V2, MAX_TIMESTAMP_AT, NO_PRODUCER_ID, NO_TIMESTAMP, PRODUCER_EPOCH_AT,
+    PRODUCER_ID_AT, RECORD_COUNT_AT, patch_base_offset, patch_crc, patch_leader_epoch,
 };
 
 /// Collects records into one batch.

@@ -234,7 +234,9 @@ impl Encoder {
         Ok(match codec {
             Codec::None => Self::Plain(out),
             Codec::Gzip => {
-                let level = level.and_then(|level| u32::try_from(level).ok()).map(|level| flate2::Compression::new(level.min(9)));
+                let level = level
+                    .and_then(|level| u32::try_from(level).ok())
+                    .map(|level| flate2::Compression::new(level.min(9)));
                 Self::Gzip(Box::new(flate2::write::GzEncoder::new(out, level.unwrap_or_default())))
             }
             Codec::Snappy => Self::Snappy(SnappyEncoder::new(out)?),

@@ -167,7 +167,11 @@ impl<'a> BatchView<'a> {
     /// The one batch that `blob` consists of.
     pub fn exactly_one(blob: &'a [u8]) -> Result<Self, BatchError> {
         let (batch, rest) = Self::split_first(blob)?;
-        if rest.is_empty() { Ok(batch) } else { Err(BatchError::Truncated { claimed: HEADER_LEN as u64, left: rest.len() }) }
+        if rest.is_empty() {
+            Ok(batch)
+        } else {
+            Err(BatchError::Truncated { claimed: HEADER_LEN as u64, left: rest.len() })
+        }
     }
 
     /// The whole batch.

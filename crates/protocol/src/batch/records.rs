@@ -168,7 +168,11 @@ fn field(bytes: &[u8]) -> Result<(Option<&[u8]>, &[u8]), RecordsError> {
 
 /// The timestamp of a record with this delta.
 pub(super) fn timestamp_of(batch: &BatchView<'_>, delta: i64) -> i64 {
-    if batch.attributes().is_log_append_time() { batch.max_timestamp() } else { batch.base_timestamp().wrapping_add(delta) }
+    if batch.attributes().is_log_append_time() {
+        batch.max_timestamp()
+    } else {
+        batch.base_timestamp().wrapping_add(delta)
+    }
 }
 
 /// The offset of a record with this delta.
@@ -247,7 +251,11 @@ fn parse_body<'a>(batch: &BatchView<'_>, head: &Head, bytes: &'a [u8]) -> Result
 }
 
 /// Offset and timestamp of the first record at or after `target`, if there is one.
-pub fn find_timestamp(batch: &BatchView<'_>, target: i64, decoded_max: u64) -> Result<Option<(i64, i64)>, RecordsError> {
+pub fn find_timestamp(
+    batch: &BatchView<'_>,
+    target: i64,
+    decoded_max: u64,
+) -> Result<Option<(i64, i64)>, RecordsError> {
     if batch.max_timestamp() < target {
         return Ok(None);
     }

@@ -37,7 +37,12 @@ pub(super) trait Walk {
 
 /// Runs `walk` on the decoded bytes of `payload`. More than `decoded_max` of them are a
 /// [`CodecError::TooLarge`], which the walk sees where it happens.
-pub(super) fn decode<W: Walk>(codec: Codec, payload: &[u8], decoded_max: u64, walk: W) -> Result<W::Output, CodecError> {
+pub(super) fn decode<W: Walk>(
+    codec: Codec,
+    payload: &[u8],
+    decoded_max: u64,
+    walk: W,
+) -> Result<W::Output, CodecError> {
     if codec == Codec::None {
         return Ok(walk.walk(&mut Plain { rest: payload }));
     }

@@ -2,8 +2,8 @@ use std::ops::ControlFlow;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::records::{
-    Compression, NO_PARTITION_LEADER_EPOCH, Record as KafkaRecord, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions,
-    TimestampType,
+    Compression, NO_PARTITION_LEADER_EPOCH, Record as KafkaRecord, RecordBatchDecoder, RecordBatchEncoder,
+    RecordEncodeOptions, TimestampType,
 };
 
 use super::records::RecordsError;
@@ -142,7 +142,10 @@ fn header_fields() {
     assert_eq!((batch.base_offset(), batch.leader_epoch(), batch.size()), (0, -1, small(Codec::Lz4).len()));
     assert_eq!(batch.length() as usize + LOG_OVERHEAD, batch.size());
     assert_eq!((batch.last_offset_delta(), batch.last_offset(), batch.record_count()), (2, 2, 3));
-    assert_eq!((batch.producer_id(), batch.producer_epoch(), batch.base_sequence(), batch.last_sequence()), (4711, 3, 42, 44));
+    assert_eq!(
+        (batch.producer_id(), batch.producer_epoch(), batch.base_sequence(), batch.last_sequence()),
+        (4711, 3, 42, 44)
+    );
     assert_eq!((batch.base_timestamp(), batch.max_timestamp()), (entry(0).timestamp, entry(2).timestamp));
     assert_eq!(batch.attributes().codec(), Some(Codec::Lz4));
     assert!(batch.is_valid() && batch.has_producer_id());
@@ -175,7 +178,10 @@ fn splitting_blobs() {
     assert_eq!(BatchView::split_first(&old).err(), Some(BatchError::Length(-1)));
     assert_eq!(validate::sole_batch(&blob, 9).expect_err("two").error, ErrorCode::InvalidRecord);
     assert_eq!(validate::sole_batch(&[], 9).expect_err("none").error, ErrorCode::InvalidRecord);
-    assert_eq!(validate::sole_batch(small(Codec::Zstd), 6).expect_err("old").error, ErrorCode::UnsupportedCompressionType);
+    assert_eq!(
+        validate::sole_batch(small(Codec::Zstd), 6).expect_err("old").error,
+        ErrorCode::UnsupportedCompressionType
+    );
     assert!(validate::sole_batch(small(Codec::Zstd), 7).is_ok());
 }
 
@@ -271,7 +277,8 @@ fn timestamps_are_fixed() {
     let validated = validate(&view(batch), &append_time).expect("valid");
     assert_eq!(validated.timestamp_fix, Some((view(batch).attributes().with_log_append_time(true), NOW)));
 
-    let client_set = changed(batch, ATTRIBUTES_AT, &view(batch).attributes().with_log_append_time(true).0.to_be_bytes());
+    let client_set =
+        changed(batch, ATTRIBUTES_AT, &view(batch).attributes().with_log_append_time(true).0.to_be_bytes());
     assert_eq!(refused(&client_set, &append_time), ErrorCode::InvalidTimestamp);
     let validated = validate(&view(&client_set), &rules()).expect("a create-time topic clears the bit");
     assert_eq!(validated.timestamp_fix.expect("a fix").0, view(batch).attributes());
@@ -400,7 +407,8 @@ fn records_are_found_by_timestamp() {
     for codec in Codec::ALL {
         let batch = large(codec);
         for target in [0, all[0].timestamp, all[0].timestamp + 500, max, max + 1] {
-            let expected = all.iter().find(|entry| entry.timestamp >= target).map(|entry| (entry.offset, entry.timestamp));
+            let expected =
+                all.iter().find(|entry| entry.timestamp >= target).map(|entry| (entry.offset, entry.timestamp));
             assert_eq!(find_timestamp(&view(&batch), target, DECODED), Ok(expected), "{codec:?} {target}");
         }
         let first_max = all.iter().find(|entry| entry.timestamp == max).map(|entry| (entry.offset, max));

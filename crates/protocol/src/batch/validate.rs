@@ -164,7 +164,8 @@ fn check_header(batch: &BatchView<'_>, rules: &Rules) -> Result<(), Invalid> {
         return Err(Invalid::record(format!("the base offset must be 0, it is {}", batch.base_offset())));
     }
     if batch.size() > rules.message_bytes_max {
-        let message = format!("the batch of {} bytes exceeds max.message.bytes, {}", batch.size(), rules.message_bytes_max);
+        let message =
+            format!("the batch of {} bytes exceeds max.message.bytes, {}", batch.size(), rules.message_bytes_max);
         return Err(Invalid::new(ErrorCode::MessageTooLarge, message));
     }
     if !batch.is_valid() {

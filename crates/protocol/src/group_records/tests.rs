@@ -132,7 +132,8 @@ fn hostile_bytes_are_errors() {
         for len in 0..value.len() {
             let whole_is_offset = OFFSET_VALUES.contains(hex);
             let cut = &value[..len];
-            let refused = if whole_is_offset { OffsetValue::decode(cut).is_err() } else { GroupValue::decode(cut).is_err() };
+            let refused =
+                if whole_is_offset { OffsetValue::decode(cut).is_err() } else { GroupValue::decode(cut).is_err() };
             assert!(refused, "{hex} cut to {len}");
         }
         // Every single-byte change is an error or another value, never a panic or a huge allocation.

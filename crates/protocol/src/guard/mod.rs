@@ -118,7 +118,9 @@ fn carries_bytes(key: i16) -> bool {
     fn within(shape: u16) -> bool {
         SHAPES[usize::from(shape)].steps.iter().any(|step| match step {
             Step::Bytes(_) | Step::CompactBytes(_) => true,
-            Step::Array { element, .. } | Step::CompactArray { element, .. } | Step::Nullable(element) => within(*element),
+            Step::Array { element, .. } | Step::CompactArray { element, .. } | Step::Nullable(element) => {
+                within(*element)
+            }
             Step::Tags(known) => known.iter().any(|(_, shape)| within(*shape)),
             _ => false,
         })

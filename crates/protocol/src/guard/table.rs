@@ -1,9 +1,7 @@
 //! The shapes of all requests of Apache Kafka 4.3.1. Made by `generator/shapes.py`, which says how; not to be
 //! edited.
 
-use super::Step::{
-    Array, Bytes, CompactArray, CompactBytes, CompactString, Fixed, Nullable, String, Tags,
-};
+use super::Step::{Array, Bytes, CompactArray, CompactBytes, CompactString, Fixed, Nullable, String, Tags};
 use super::{Request, Shape};
 
 #[rustfmt::skip]

@@ -2,7 +2,9 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::describe_topic_partitions_request::Cursor;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{DescribeTopicPartitionsRequest, MetadataRequest, ProduceRequest, RequestHeader as KafkaHeader, TopicName};
+use kafka_protocol::messages::{
+    DescribeTopicPartitionsRequest, MetadataRequest, ProduceRequest, RequestHeader as KafkaHeader, TopicName,
+};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
 use super::*;
@@ -35,7 +37,9 @@ fn every_shape_the_table_names_exists() {
         assert!(shape.len_min > 0);
         for step in shape.steps {
             match step {
-                Step::Array { element, .. } | Step::CompactArray { element, .. } | Step::Nullable(element) => shape_exists(*element),
+                Step::Array { element, .. } | Step::CompactArray { element, .. } | Step::Nullable(element) => {
+                    shape_exists(*element)
+                }
                 Step::Tags(known) => known.iter().for_each(|(_, shape)| shape_exists(*shape)),
                 _ => {}
             }
@@ -117,17 +121,24 @@ fn amplification_is_bounded() {
     let topics = vec![MetadataRequestTopic::default().with_name(Some(TopicName::default())); 100_000];
     let request = frame(ApiKey::Metadata, 9, &MetadataRequest::default().with_topics(Some(topics)));
     assert!(matches!(check(&request), Err(GuardError::Memory { .. })));
-    let topics = vec![MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_string("t".repeat(20))))); 100_000];
+    let topics = vec![
+        MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_string("t".repeat(20)))));
+        100_000
+    ];
     let request = frame(ApiKey::Metadata, 9, &MetadataRequest::default().with_topics(Some(topics)));
     assert!(check(&request).is_ok());
-    let topics = vec![MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_string("t".repeat(200))))); 100_000];
+    let topics = vec![
+        MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_string("t".repeat(200)))));
+        100_000
+    ];
     let request = frame(ApiKey::Metadata, 9, &MetadataRequest::default().with_topics(Some(topics)));
     assert!(matches!(check(&request), Err(GuardError::Structure { .. })));
 }
 
 #[test]
 fn tagged_fields_have_the_size_they_claim() {
-    let body = kafka_protocol::messages::FetchRequest::default().with_cluster_id(Some(StrBytes::from_static_str("abc")));
+    let body =
+        kafka_protocol::messages::FetchRequest::default().with_cluster_id(Some(StrBytes::from_static_str("abc")));
     let request = frame(ApiKey::Fetch, 12, &body);
     assert!(check(&request).is_ok());
     // The tag's size stands five bytes before the end: size, compact length, three characters.

@@ -13,7 +13,9 @@ mod table;
 
 /// Every API key and version of the table that the stock codec has a key for.
 pub(crate) fn all() -> Vec<(i16, i16)> {
-    let versions = |request: &'static Request| (request.version_min..).zip(request.shapes).map(|(version, _)| (request.key, version));
+    let versions = |request: &'static Request| {
+        (request.version_min..).zip(request.shapes).map(|(version, _)| (request.key, version))
+    };
     REQUESTS.iter().filter(|request| ApiKey::try_from(request.key).is_ok()).flat_map(versions).collect()
 }
 

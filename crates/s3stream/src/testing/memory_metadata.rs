@@ -187,13 +187,7 @@ impl StreamManager for MemoryMetadata {
         let known = state.streams.get(&stream)?;
         let checkpoint =
             known.checkpoint.map(|(object, offset)| CheckpointRef { object: state.objects[&object], offset });
-        Some(StreamMetadata {
-            epoch: known.epoch,
-            owner: known.owner,
-            start: known.start,
-            end: known.end,
-            checkpoint,
-        })
+        Some(StreamMetadata { epoch: known.epoch, owner: known.owner, start: known.start, end: known.end, checkpoint })
     }
 
     async fn trim(&self, stream: StreamId, epoch: StreamEpoch, start: Offset) -> Result<(), PortError> {

@@ -50,13 +50,20 @@ async fn an_upload_whose_life_ended_before_its_commit_is_collected() {
     rig.metadata.set_unavailable(false);
     let marker = Path::from("test/cluster.json");
     rig.objects.put(&marker, PutPayload::from_static(b"{}")).await.expect("puts");
-    assert_eq!(collect(&rig).await, [vec![marker.clone()], committed.clone()].concat(), "the orphan is gone, nothing else");
+    assert_eq!(
+        collect(&rig).await,
+        [vec![marker.clone()], committed.clone()].concat(),
+        "the orphan is gone, nothing else"
+    );
     // A crash within the collection leaves what the next one finds; so does a late put of the ended life.
     put(&rig, 1, 99, 0).await;
     let uncommitted = put(&rig, 2, 100, 0).await;
     let other_attempt = put(&rig, 1, 1, 7).await;
     let left = collect(&rig).await;
-    assert!(left.contains(&uncommitted) && !left.contains(&other_attempt) && left.len() == committed.len() + 2, "{left:?}");
+    assert!(
+        left.contains(&uncommitted) && !left.contains(&other_attempt) && left.len() == committed.len() + 2,
+        "{left:?}"
+    );
 
     // What the log kept of it is uploaded by the new life under an object of its own.
     let stream = rig.open(1);
@@ -76,7 +83,10 @@ async fn a_commit_of_an_ended_life_is_refused() {
     let late = ObjectCommit {
         node: rig.settings.node,
         node_epoch: NodeEpoch(1),
-        objects: vec![(ObjectDescriptor { id: ObjectId(1), node_epoch: NodeEpoch(1), attempt: 0, size: 3 }, Vec::new())],
+        objects: vec![(
+            ObjectDescriptor { id: ObjectId(1), node_epoch: NodeEpoch(1), attempt: 0, size: 3 },
+            Vec::new(),
+        )],
         replaces: Vec::new(),
     };
     assert!(rig.metadata.is_orphan(NodeEpoch(1), ObjectId(1), 0));

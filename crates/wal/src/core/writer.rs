@@ -108,12 +108,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(
-        author: Author,
-        segment_bytes: u64,
-        link: Link,
-        index: Option<SegmentIndex>,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(author: Author, segment_bytes: u64, link: Link, index: Option<SegmentIndex>) -> io::Result<Self> {
         let page = AlignedBuf::zeroed(1)?;
         Ok(Self { author, segment_bytes, link, index, footers: Vec::new(), page, touched: Vec::new() })
     }

@@ -92,7 +92,18 @@ impl BlockHeader {
         let incarnation = take.u64()?;
         let link = Link { end: Lsn(take.u64()?), crc: take.u32()? };
         Some(Self {
-            uuid, node, node_epoch, sequence, lsn, record_count, length, used, synced, trim, incarnation, link,
+            uuid,
+            node,
+            node_epoch,
+            sequence,
+            lsn,
+            record_count,
+            length,
+            used,
+            synced,
+            trim,
+            incarnation,
+            link,
         })
     }
 

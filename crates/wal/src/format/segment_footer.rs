@@ -75,7 +75,17 @@ impl Trailer {
         let (synced, trim) = (Lsn(take.u64()?), Lsn(take.u64()?));
         let first_link = Link { end: Lsn(take.u64()?), crc: take.u32()? };
         Some(Self {
-            uuid, segment, index_len, index_crc, blocks, last, incarnation, sequence, synced, trim, first_link,
+            uuid,
+            segment,
+            index_len,
+            index_crc,
+            blocks,
+            last,
+            incarnation,
+            sequence,
+            synced,
+            trim,
+            first_link,
         })
     }
 }

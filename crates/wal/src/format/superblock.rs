@@ -59,7 +59,8 @@ impl Superblock {
         if len > CLUSTER_ID_BYTES_MAX {
             return Err(Damage::Field("cluster id"));
         }
-        let cluster_id = take.bytes(len).and_then(|id| std::str::from_utf8(id).ok()).ok_or(Damage::Field("cluster id"))?;
+        let cluster_id =
+            take.bytes(len).and_then(|id| std::str::from_utf8(id).ok()).ok_or(Damage::Field("cluster id"))?;
         Ok(Self { uuid, node, class, segment_bytes, capacity_bytes, cluster_id: cluster_id.to_owned() })
     }
 }

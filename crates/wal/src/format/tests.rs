@@ -109,10 +109,13 @@ fn the_checksum_is_crc32c() {
 fn golden_superblock() {
     let mut page = vec![0xff; 4096];
     superblock().encode(&mut page);
-    assert_eq!(hex(&page[..64]), concat!(
+    assert_eq!(
+        hex(&page[..64]),
+        concat!(
             "4f54544c4157414c010000009017232800112233445566778899aabbccddeeff05000000010000000000100000000000",
             "00000001000000000200000063310000",
-        ));
+        )
+    );
     assert!(page[64..].iter().all(|byte| *byte == 0));
     assert_eq!(Superblock::decode(&page), Ok(superblock()));
     each_flip(&page, 80, |damaged| assert!(Superblock::decode(damaged).is_err()));
@@ -124,7 +127,10 @@ fn golden_superblock() {
 fn golden_seal_sector() {
     let mut page = vec![0xff; 4096];
     seal().encode(&mut page);
-    assert_eq!(hex(&page[..48]), "4f54544c5345414c0100000032d3934d00112233445566778899aabbccddeeff01000000080000000900000000000000");
+    assert_eq!(
+        hex(&page[..48]),
+        "4f54544c5345414c0100000032d3934d00112233445566778899aabbccddeeff01000000080000000900000000000000"
+    );
     assert!(page[48..].iter().all(|byte| *byte == 0));
     assert_eq!(SealSector::decode(&page), Ok(seal()));
     each_flip(&page, 64, |damaged| assert!(SealSector::decode(damaged).is_err()));
@@ -137,10 +143,13 @@ fn golden_seal_sector() {
 fn golden_segment_header() {
     let mut page = vec![0xff; 4096];
     segment().encode(&mut page);
-    assert_eq!(hex(&page[..64]), concat!(
+    assert_eq!(
+        hex(&page[..64]),
+        concat!(
             "4f54544c5345474d01000000a4fc6c0700112233445566778899aabbccddeeff03000000000000000000100000000000",
             "0020000000000000cdab000000000000",
-        ));
+        )
+    );
     assert!(page[64..].iter().all(|byte| *byte == 0));
     assert_eq!(SegmentHeader::decode(&page), Ok(segment()));
     each_flip(&page, 80, |damaged| assert!(SegmentHeader::decode(damaged).is_err()));
@@ -149,16 +158,22 @@ fn golden_segment_header() {
 #[test]
 fn golden_block() {
     let (header, bytes) = block();
-    assert_eq!(hex(&bytes[..BLOCK_HEADER_BYTES]), concat!(
+    assert_eq!(
+        hex(&bytes[..BLOCK_HEADER_BYTES]),
+        concat!(
             "4f54544c41424c4b010000002604db9a00112233445566778899aabbccddeeff05000000010000000600000000000000",
             "0700000000000000004000000000000000100000d000000000300000000000000020000000000000cdab000000000000",
             "0040000000000000efbeadde0000000000000000000000000000000000000000",
-        ));
+        )
+    );
     let record = &bytes[BLOCK_HEADER_BYTES..header.used as usize];
-    assert_eq!(hex(record), concat!(
+    assert_eq!(
+        hex(record),
+        concat!(
             "0201000000000000030000000000000064000000000000006b00000000000000ffffffffffffffff0001020304050607",
             "08090a0b0c0d0e0f101112131415161707000000010000007061796c6f616400",
-        ));
+        )
+    );
     let (decoded, crc) = BlockHeader::decode(&bytes).expect("valid");
     assert_eq!((decoded, crc), (header, u32::from_le_bytes(bytes[12..16].try_into().expect("four"))));
     let place = RecordPlace { meta: meta(), position: 200, len: 7 };
@@ -191,11 +206,14 @@ fn golden_footer() {
     assert_eq!(index[16..], bytes[BLOCK_HEADER_BYTES..BLOCK_HEADER_BYTES + RECORD_HEADER_BYTES]);
     let mut encoded = vec![0xff; TRAILER_BYTES];
     trailer(&index).encode(&mut encoded);
-    assert_eq!(hex(&encoded), concat!(
+    assert_eq!(
+        hex(&encoded),
+        concat!(
             "4f54544c494e4458010000007118a16f00112233445566778899aabbccddeeff030000000000000058000000d4c23584",
             "01000000341200000050000000000000cdab000000000000070000000000000000300000000000000020000000000000",
             "0040000000000000efbeadde0000000000000000000000000000000000000000",
-        ));
+        )
+    );
     let decoded = Trailer::decode(&encoded).expect("valid");
     assert_eq!(decoded, trailer(&index));
     let records = header.records(&bytes).expect("valid");

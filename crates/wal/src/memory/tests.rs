@@ -17,8 +17,7 @@ fn meta(base: i64) -> RecordMeta {
 }
 
 fn small(mode: FlushMode) -> MemoryWal {
-    MemoryWal::new(mode, MemoryWalSizes { capacity: 256 << 10, segment: 64 << 10, memory: 256 << 10 })
-        .expect("memory")
+    MemoryWal::new(mode, MemoryWalSizes { capacity: 256 << 10, segment: 64 << 10, memory: 256 << 10 }).expect("memory")
 }
 
 #[test]

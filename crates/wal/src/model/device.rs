@@ -34,13 +34,8 @@ struct State {
 
 impl SimulatedDevice {
     pub(super) fn new(seed: u64, honesty: Honesty) -> Self {
-        let state = State {
-            durable: BTreeMap::new(),
-            current: BTreeMap::new(),
-            pending: Vec::new(),
-            left: None,
-            down: false,
-        };
+        let state =
+            State { durable: BTreeMap::new(), current: BTreeMap::new(), pending: Vec::new(), left: None, down: false };
         Self { state: Mutex::new(state), random: SeededRandom::new(seed), honesty }
     }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::{OpenError, Place, lock, new_superblock, read_page, write_page_unsynced};
 use crate::config::WalConfig;
+use crate::device::WalDevice;
 use crate::device::file::{
     FileDevice, LOCK_FILE, SEAL_FILE, SUPERBLOCK_FILE, SUPERBLOCK_TEMPORARY, remove_segments, segment_files,
     segment_path, slot_of_name,
 };
-use crate::device::WalDevice;
 use crate::direct::{ALIGNMENT, DirectFile, OpenMode, fsync_dir};
 use crate::format::Damage;
 use crate::format::seal_sector::SealSector;

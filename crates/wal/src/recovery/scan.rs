@@ -29,7 +29,11 @@ pub(crate) enum Holding {
     Nothing,
     /// Neither the header nor the first block can be read.
     Unknown,
-    Segment { number: u64, usable: u64, trim: Lsn },
+    Segment {
+        number: u64,
+        usable: u64,
+        trim: Lsn,
+    },
 }
 
 /// The last block of a segment.

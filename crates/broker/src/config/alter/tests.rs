@@ -67,7 +67,9 @@ fn lists_grow_and_shrink_from_the_value_in_force() {
 
 #[test]
 fn resources_are_judged() {
-    let set = |kind, name| alter(&[], kind, name, Alteration { name: "log.retention.ms", operation: Operation::Set, value: Some("5") });
+    let set = |kind, name| {
+        alter(&[], kind, name, Alteration { name: "log.retention.ms", operation: Operation::Set, value: Some("5") })
+    };
     assert_eq!(set(TOPIC_RESOURCE, "zz").expect_err("unknown"), (3, "The topic 'zz' does not exist.".to_owned()));
     assert_eq!(set(TOPIC_RESOURCE, "").expect_err("default").0, 42);
     assert_eq!(set(TOPIC_RESOURCE, "a b").expect_err("illegal").0, 17);
@@ -81,7 +83,9 @@ fn resources_are_judged() {
 
 #[test]
 fn broker_keys_know_their_scope() {
-    let set = |resource, name, value| alter(&[], BROKER_RESOURCE, resource, Alteration { name, operation: Operation::Set, value: Some(value) });
+    let set = |resource, name, value| {
+        alter(&[], BROKER_RESOURCE, resource, Alteration { name, operation: Operation::Set, value: Some(value) })
+    };
     let fixed = set("1", "num.partitions", "3").expect_err("read-only");
     assert_eq!(fixed, (42, "Cannot update these configs dynamically: [num.partitions]".to_owned()));
     let plugin = set("", "metric.reporters", "x").expect_err("needs a Java plugin");
@@ -109,7 +113,8 @@ fn doubles_and_nulls_are_refused() {
 fn replacement_removes_what_is_not_named() {
     let (image, config) = (image(&[("retention.ms", "1"), ("segment.ms", "2")]), config());
     let resource = ConfigResource::Topic(Arc::from("t"));
-    let plan = plan_replacement(&image, &config, resource, &[("segment.ms", Some("3")), ("retention.bytes", Some("4"))]);
+    let plan =
+        plan_replacement(&image, &config, resource, &[("segment.ms", Some("3")), ("retention.bytes", Some("4"))]);
     let mut changes = plan.expect("valid").changes;
     changes.sort();
     let expected: [(&str, Option<&str>); 3] =

@@ -76,8 +76,11 @@ fn budgets_follow_the_one_bound_unless_set() {
 
 #[test]
 fn urls_and_switches() {
-    let (config, _) = load("ottla.object.store.url=s3://bucket/p?endpoint=http://x\nottla.admin.listener=off\n\
-        ottla.insecure=true\nlisteners=PLAINTEXT://:0\nconnections.max.idle.ms=-1").expect("valid");
+    let (config, _) = load(
+        "ottla.object.store.url=s3://bucket/p?endpoint=http://x\nottla.admin.listener=off\n\
+        ottla.insecure=true\nlisteners=PLAINTEXT://:0\nconnections.max.idle.ms=-1",
+    )
+    .expect("valid");
     assert_eq!(config.object_store_url, "s3://bucket/p?endpoint=http://x");
     assert_eq!(config.admin_address, None);
     assert_eq!(config.listeners[0].host, "0.0.0.0");

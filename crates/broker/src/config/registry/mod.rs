@@ -81,13 +81,7 @@ pub enum Update {
     Internal,
 }
 
-const fn key(
-    name: &'static str,
-    kind: Kind,
-    default: Option<&'static str>,
-    valid: Valid,
-    update: Update,
-) -> ConfigKey {
+const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, valid: Valid, update: Update) -> ConfigKey {
     ConfigKey { name, kind, default, valid, update }
 }
 

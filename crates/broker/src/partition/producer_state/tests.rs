@@ -32,7 +32,11 @@ fn a_new_epoch_starts_at_zero_and_an_old_one_is_fenced() {
     let mut states = ProducerStates::default();
     append(&mut states, &batch(1, 3, 0, 5), 0).expect("first");
     assert!(matches!(append(&mut states, &batch(1, 4, 5, 1), 5), Err(SequenceError::OutOfOrder { .. })));
-    assert_eq!(append(&mut states, &batch(1, 4, 0, 5), 5), Ok(Judgement::Append), "same range, other epoch: no duplicate");
+    assert_eq!(
+        append(&mut states, &batch(1, 4, 0, 5), 5),
+        Ok(Judgement::Append),
+        "same range, other epoch: no duplicate"
+    );
     assert_eq!(
         append(&mut states, &batch(1, 3, 0, 5), 10),
         Err(SequenceError::StaleEpoch { producer_id: 1, sent: 3, known: 4 })

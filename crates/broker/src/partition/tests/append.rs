@@ -32,7 +32,8 @@ async fn offsets_are_given_out_in_order_and_records_are_read_once_durable() {
     let bytes = read_all(&partition, 0).await;
     let stored: Vec<BatchView<'_>> = batches(&bytes).map(|batch| batch.expect("whole")).collect();
     let expected = [(0, 0, true), (3, 0, true)];
-    let found: Vec<_> = stored.iter().map(|batch| (batch.base_offset(), batch.leader_epoch(), batch.is_valid())).collect();
+    let found: Vec<_> =
+        stored.iter().map(|batch| (batch.base_offset(), batch.leader_epoch(), batch.is_valid())).collect();
     assert_eq!(found, expected);
     assert!(matches!(cached(6), Err(ReadError::OutOfRange { .. })));
 }
@@ -42,7 +43,9 @@ async fn limits_bind_except_for_a_first_batch() {
     let rig = Rig::durable();
     let partition = rig.open().await;
     let size = plain(3).len();
-    (0..4).for_each(|_| { accepted(&partition, &plain(3)); });
+    (0..4).for_each(|_| {
+        accepted(&partition, &plain(3));
+    });
     let read = |max, min_one| {
         let read = partition.read_cached(Offset(4), max, Isolation::ReadUncommitted, min_one);
         let read = read.expect("in range").expect("in memory");

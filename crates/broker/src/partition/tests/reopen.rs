@@ -106,7 +106,12 @@ async fn checkpoints_are_written_as_they_pay_and_bound_the_replay() {
     // With many producers one costs more than a tenth, until 8 MiB have come.
     for id in 0..40_000 {
         partition.state.lock().producers.record(
-            &crate::partition::producer_state::Sequenced { producer_id: 100 + id, producer_epoch: 0, base_sequence: 0, last_offset_delta: 0 },
+            &crate::partition::producer_state::Sequenced {
+                producer_id: 100 + id,
+                producer_epoch: 0,
+                base_sequence: 0,
+                last_offset_delta: 0,
+            },
             0,
             0,
             NOW,

@@ -132,7 +132,9 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
     recovered.drop_purged();
     let whole = match (oldest, recovered.purged) {
         (Some((first, path)), None) if first != 1 => Err(damaged(&path, "older segments are missing")),
-        (Some((_, path)), Some(purged)) if recovered.slots.front().is_some_and(|slot| slot.id.index > purged.index + 1) => {
+        (Some((_, path)), Some(purged))
+            if recovered.slots.front().is_some_and(|slot| slot.id.index > purged.index + 1) =>
+        {
             Err(damaged(&path, "entries after the last purged one are missing"))
         }
         _ => Ok(()),

@@ -96,8 +96,13 @@ impl Frames {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let left = file.metadata()?.len();
-        let mut frames =
-            Self { input: BufReader::with_capacity(256 << 10, file), path: path.to_owned(), left, number: 0, ended: false };
+        let mut frames = Self {
+            input: BufReader::with_capacity(256 << 10, file),
+            path: path.to_owned(),
+            left,
+            number: 0,
+            ended: false,
+        };
         let mut head = [0_u8; 16];
         frames.fill(&mut head)?;
         let version = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
@@ -191,7 +196,8 @@ mod tests {
         save(dir.path(), at(7), &source(&[b"one"])).expect("saves");
         let (_, path) = newest(dir.path()).expect("lists").expect("found");
         let hex: String = std::fs::read(path).expect("reads").iter().map(|byte| format!("{byte:02x}")).collect();
-        let expected = concat!("4f54544c534e4150", "0100000000000000", "03000000", "6ba721e0", "6f6e65", "00000000", "adcf14c5");
+        let expected =
+            concat!("4f54544c534e4150", "0100000000000000", "03000000", "6ba721e0", "6f6e65", "00000000", "adcf14c5");
         assert_eq!(hex, expected);
     }
 

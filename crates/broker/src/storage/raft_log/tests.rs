@@ -137,7 +137,8 @@ async fn missing_segments_and_snapshots_are_refused() {
     log.purge(record(3, 0).id).await.expect("purges");
     drop(log);
     assert_eq!(indexes(&RaftLog::open(dir.path()).expect("opens")), (4..12).collect::<Vec<_>>());
-    let mut files: Vec<PathBuf> = fs::read_dir(dir.path()).expect("lists").map(|entry| entry.expect("entry").path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir.path()).expect("lists").map(|entry| entry.expect("entry").path()).collect();
     files.sort();
     let vital = files.iter().filter(|path| !path.ends_with("vote"));
     let last_segment = only_segment(dir.path());

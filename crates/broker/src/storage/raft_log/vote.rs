@@ -129,7 +129,12 @@ mod tests {
         encode(&mut slot, 5, VOTE);
         let hex: String = slot[..SLOT_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = concat!(
-            "4f54544c564f5445", "b0e06029", "01000000", "0500000000000000", "0200000000000000", "0300000000000000",
+            "4f54544c564f5445",
+            "b0e06029",
+            "01000000",
+            "0500000000000000",
+            "0200000000000000",
+            "0300000000000000",
             "0100000000000000",
         );
         assert_eq!(hex, expected);

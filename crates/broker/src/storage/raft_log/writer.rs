@@ -54,12 +54,7 @@ fn repeatable(error: io::Error) -> WriteError {
 }
 
 impl Writer {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        segments: VecDeque<Written>,
-        next_sequence: u64,
-        vote: VoteFile,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, segments: VecDeque<Written>, next_sequence: u64, vote: VoteFile) -> Self {
         Self { shared, segments, next_sequence, vote, scratch: None }
     }
 
