@@ -10,7 +10,7 @@ use common::{NodeId, Random};
 
 /// Identity of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MetaProperties {
+pub(crate) struct MetaProperties {
     /// `cluster.id`: 22 characters of URL-safe base64.
     pub cluster_id: String,
     /// `node.id`.
@@ -39,7 +39,7 @@ pub enum MetaError {
 }
 
 /// Reads the directory's identity, or gives it one: `cluster_id` where the operator chose it, else a random one.
-pub fn load_or_create(dir: &Path, node_id: NodeId, random: &dyn Random) -> Result<MetaProperties, MetaError> {
+pub(crate) fn load_or_create(dir: &Path, node_id: NodeId, random: &dyn Random) -> Result<MetaProperties, MetaError> {
     let path = dir.join("meta.properties");
     let io_error = |source| MetaError::Io { path: path.clone(), source };
     fs::create_dir_all(dir).map_err(|source| MetaError::Io { path: dir.to_owned(), source })?;

@@ -10,7 +10,7 @@ use wal::WalLocation;
 use crate::tell;
 
 /// Tells what a write-ahead log holds; an error if any of it is damaged.
-pub fn wal(path: &Path) -> Result<()> {
+pub(crate) fn wal(path: &Path) -> Result<()> {
     let location = match path.is_dir() {
         true => WalLocation::Directory(path.to_owned()),
         false => WalLocation::Block(path.to_owned()),
@@ -24,7 +24,7 @@ pub fn wal(path: &Path) -> Result<()> {
 }
 
 /// Tells what an object holds; an error if any of it is damaged.
-pub fn object(object: &str) -> Result<()> {
+pub(crate) fn object(object: &str) -> Result<()> {
     let local = object.strip_prefix("file://").unwrap_or(object);
     let bytes = match local.contains("://") {
         true => fetch(local).with_context(|| without_query(local).to_owned())?,

@@ -18,7 +18,7 @@ const DEFAULT: &str = "info,openraft=error";
 struct Filter(reload::Handle<Targets, Registry>);
 
 /// Installs the subscriber. An unreadable `OTTLA_LOG` is said to be so, and the default used.
-pub fn install() -> Arc<dyn LogFilter> {
+pub(crate) fn install() -> Arc<dyn LogFilter> {
     let given = std::env::var("OTTLA_LOG").ok().filter(|filter| !filter.is_empty());
     let default = || DEFAULT.parse::<Targets>().unwrap_or_default();
     let (targets, problem) = match given.map(|given| given.parse::<Targets>()) {

@@ -16,10 +16,10 @@ use crate::{StartArgs, logging, tell};
 const BLOCKING_THREADS_MAX: usize = 16;
 
 /// Name of the file in the state directory that says "ready" and holds the admin address.
-pub const READY_FILE: &str = "admin";
+pub(crate) const READY_FILE: &str = "admin";
 
 /// Runs a broker until it is told to stop, or cannot go on.
-pub fn run(arguments: StartArgs) -> Result<()> {
+pub(crate) fn run(arguments: StartArgs) -> Result<()> {
     let log_filter = logging::install();
     let (config, notices) = BrokerConfig::load(properties(&arguments)?, arguments.insecure)?;
     notices.log();

@@ -17,6 +17,7 @@ pub trait Clock: Send + Sync + 'static {
 /// The moment `after` from now on the async runtime's timer, which a simulation controls: only to give waiting
 /// an end, never to measure or to stamp.
 #[must_use]
+#[allow(clippy::disallowed_methods)]
 pub fn deadline(after: Duration) -> tokio::time::Instant {
     tokio::time::Instant::now() + after
 }
@@ -26,6 +27,7 @@ pub fn deadline(after: Duration) -> tokio::time::Instant {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods)]
     fn wall_ms(&self) -> i64 {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)

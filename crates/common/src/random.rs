@@ -10,7 +10,7 @@ pub trait Random: Send + Sync + 'static {
 
     /// A number uniform over `0..bound`; 0 when `bound` is 0.
     fn below(&self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { (u128::from(self.next_u64()) * u128::from(bound) >> 64) as u64 }
+        if bound == 0 { 0 } else { ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64 }
     }
 
     /// A version 4 UUID.

@@ -11,7 +11,7 @@ use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 
 /// See the module.
-pub struct AlterConfigs;
+pub(crate) struct AlterConfigs;
 
 impl Handle for AlterConfigs {
     type Request = AlterConfigsRequest;

@@ -10,7 +10,7 @@ use super::{Handle, REGISTRY, Reply, RequestContext};
 use crate::Broker;
 
 /// See the module.
-pub struct ApiVersions;
+pub(crate) struct ApiVersions;
 
 impl Handle for ApiVersions {
     type Request = ApiVersionsRequest;
@@ -41,7 +41,7 @@ fn is_valid_client_software(text: &str) -> bool {
 
 /// What this broker honours.
 #[must_use]
-pub fn supported() -> ApiVersionsResponse {
+pub(crate) fn supported() -> ApiVersionsResponse {
     let keys = REGISTRY.iter().map(|api| {
         ApiVersion::default().with_api_key(api.key).with_min_version(api.versions.0).with_max_version(api.versions.1)
     });
@@ -50,7 +50,7 @@ pub fn supported() -> ApiVersionsResponse {
 
 /// The answer to an ApiVersions request of a version above ours: always encoded as version 0.
 #[must_use]
-pub fn unsupported() -> ApiVersionsResponse {
+pub(crate) fn unsupported() -> ApiVersionsResponse {
     let own = ApiVersion::default()
         .with_api_key(ApiKey::ApiVersions as i16)
         .with_min_version(ApiVersions::VERSIONS.0)

@@ -18,7 +18,7 @@ use crate::Broker;
 use crate::topics::{ChangeError, Deadline, MAX_PARTITIONS_PER_REQUEST, check_assignment, place, submit};
 
 /// See the module.
-pub struct CreatePartitions;
+pub(crate) struct CreatePartitions;
 
 /// Topics of one request that are being grown at the same time.
 const CHANGES_AT_ONCE: usize = 64;

@@ -24,7 +24,7 @@ use crate::topics::{
 };
 
 /// See the module.
-pub struct CreateTopics;
+pub(crate) struct CreateTopics;
 
 /// Topics of one request that are being created at the same time.
 const CREATIONS_AT_ONCE: usize = 64;

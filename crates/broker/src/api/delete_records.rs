@@ -87,6 +87,7 @@ async fn delete(broker: &Broker, topic: &str, asked: &DeleteRecordsPartition) ->
     }
     // In a task of its own: given up between metadata and memory (the time is up, the client is gone), this broker
     // would go on offering a log start that metadata has moved past.
+    #[allow(clippy::disallowed_methods)]
     let trimmed = {
         let partition = Arc::clone(&partition);
         tokio::spawn(async move { partition.trim(start).await }).await

@@ -17,7 +17,7 @@ use crate::Broker;
 use crate::topics::{ChangeError, Deadline, submit};
 
 /// See the module.
-pub struct DeleteTopics;
+pub(crate) struct DeleteTopics;
 
 /// Topics of one request that are being deleted at the same time.
 const DELETIONS_AT_ONCE: usize = 64;

@@ -14,7 +14,7 @@ use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 
 /// See the module.
-pub struct DescribeCluster;
+pub(crate) struct DescribeCluster;
 
 /// `endpoint_type` of brokers.
 const BROKERS: i8 = 1;

@@ -21,7 +21,7 @@ use crate::loggers;
 use crate::topics::{ChangeError, check_name};
 
 /// See the module.
-pub struct DescribeConfigs;
+pub(crate) struct DescribeConfigs;
 
 impl Handle for DescribeConfigs {
     type Request = DescribeConfigsRequest;

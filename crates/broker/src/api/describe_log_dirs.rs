@@ -17,7 +17,7 @@ use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 
 /// See the module.
-pub struct DescribeLogDirs;
+pub(crate) struct DescribeLogDirs;
 
 /// What stands for a size that cannot be told.
 const UNKNOWN_BYTES: i64 = -1;

@@ -20,7 +20,7 @@ use crate::config::is_internal_topic;
 use crate::topics::check_name;
 
 /// See the module.
-pub struct DescribeTopicPartitions;
+pub(crate) struct DescribeTopicPartitions;
 
 /// Partitions one page holds at most, Kafka's `max.request.partition.size.limit`.
 const PAGE_MAX: usize = 2_000;

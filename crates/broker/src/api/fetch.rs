@@ -18,7 +18,7 @@ use crate::network::Frame;
 use crate::partition::Isolation;
 
 /// See the module.
-pub struct Fetch;
+pub(crate) struct Fetch;
 
 /// First version that names topics by id.
 const BY_TOPIC_ID: i16 = 13;

@@ -11,7 +11,7 @@ use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 
 /// See the module.
-pub struct IncrementalAlterConfigs;
+pub(crate) struct IncrementalAlterConfigs;
 
 impl Handle for IncrementalAlterConfigs {
     type Request = IncrementalAlterConfigsRequest;

@@ -22,7 +22,7 @@ use crate::config::is_internal_topic;
 use crate::topics::{self, Deadline, check_name};
 
 /// See the module.
-pub struct Metadata;
+pub(crate) struct Metadata;
 
 /// Operations on a topic as bits, where nothing is forbidden: READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE,
 /// DESCRIBE_CONFIGS, ALTER_CONFIGS.

@@ -97,12 +97,17 @@ impl GroupCoordinator {
             armed_ms: AtomicI64::new(i64::MAX),
             earlier_deadline: Notify::new(),
         });
-        let infallible = |(): ()| Ok::<(), Infallible>(());
         let (follower, timers) = (Arc::clone(&inner), Arc::clone(&inner));
         let stop = supervisor.stop_signal();
-        supervisor.spawn("group-coordinator", async move { infallible(follow::run(follower, stop).await) });
+        supervisor.spawn("group-coordinator", async move {
+            follow::run(follower, stop).await;
+            Ok::<(), Infallible>(())
+        });
         let stop = supervisor.stop_signal();
-        supervisor.spawn("group-timers", async move { infallible(timer::run(timers, stop).await) });
+        supervisor.spawn("group-timers", async move {
+            timer::run(timers, stop).await;
+            Ok::<(), Infallible>(())
+        });
         Self { inner }
     }
 

@@ -170,7 +170,7 @@ impl ObjectManager for MetadataPorts {
         let image = self.client.image();
         let has_ended = node_epoch < self.node_epoch && image.nodes.values().all(|node| node.epoch != node_epoch);
         let same = |object: &ObjectImage| object.node_epoch == node_epoch && object.attempt == attempt;
-        has_ended && !image.objects.get(&id).is_some_and(|object| same(object))
+        has_ended && !image.objects.get(&id).is_some_and(same)
     }
 
     async fn forget(&self, objects: Vec<ObjectId>) -> Result<(), PortError> {

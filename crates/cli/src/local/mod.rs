@@ -15,7 +15,7 @@ use crate::tell;
 
 /// What can be done to a local cluster.
 #[derive(Subcommand)]
-pub enum LocalCommand {
+pub(crate) enum LocalCommand {
     /// Starts a cluster and prints its bootstrap servers when every node is ready
     Start(StartArgs),
     /// Stops all nodes or one gracefully, and waits
@@ -43,7 +43,7 @@ pub enum LocalCommand {
 
 /// Where a cluster lives.
 #[derive(Args)]
-pub struct ClusterArgs {
+pub(crate) struct ClusterArgs {
     /// The cluster's directory
     #[arg(short = 'd', value_name = "DIR", default_value = "/tmp/ottla-local")]
     dir: PathBuf,
@@ -52,7 +52,7 @@ pub struct ClusterArgs {
 /// Nodes are numbered from FIRST; the k-th listens on 127.0.0.1:PORT+k-1. `ID:` before a property sets it on one
 /// node; `{node}` in a value stands for the node's number.
 #[derive(Args)]
-pub struct StartArgs {
+pub(crate) struct StartArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
     /// How many nodes
@@ -76,7 +76,7 @@ pub struct StartArgs {
 }
 
 /// Does it.
-pub fn run(command: LocalCommand) -> Result<()> {
+pub(crate) fn run(command: LocalCommand) -> Result<()> {
     match command {
         LocalCommand::Start(arguments) => start(&arguments),
         LocalCommand::Stop { cluster, id } => stop(cluster, id),

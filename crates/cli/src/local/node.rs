@@ -25,20 +25,20 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 const LOG_TAIL_BYTES: u64 = 4096;
 
 /// A node's place on disk.
-pub struct Node {
+pub(crate) struct Node {
     id: u32,
     cluster: PathBuf,
 }
 
 /// A node that has been launched.
-pub struct Launched<'a> {
+pub(crate) struct Launched<'a> {
     node: &'a Node,
     child: Child,
     log_start: u64,
 }
 
 /// A node that was told to stop.
-pub struct Stopping {
+pub(crate) struct Stopping {
     id: u32,
     process: Process,
 }
@@ -50,13 +50,13 @@ struct Process {
 
 impl Node {
     /// The node with that number in a cluster's directory.
-    pub fn of(cluster: &Path, id: u32) -> Result<Self> {
+    pub(crate) fn of(cluster: &Path, id: u32) -> Result<Self> {
         let cluster = std::path::absolute(cluster).with_context(|| format!("-d {}", cluster.display()))?;
         Ok(Self { id, cluster })
     }
 
     /// All nodes that ever ran in a cluster's directory; none if there is no such directory.
-    pub fn all(cluster: &Path) -> Result<Vec<Self>> {
+    pub(crate) fn all(cluster: &Path) -> Result<Vec<Self>> {
         let entries = match fs::read_dir(cluster) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -74,7 +74,7 @@ impl Node {
     }
 
     /// The directory of the whole cluster, absolute.
-    pub fn cluster_directory(&self) -> &Path {
+    pub(crate) fn cluster_directory(&self) -> &Path {
         &self.cluster
     }
 
@@ -87,7 +87,7 @@ impl Node {
     }
 
     /// Writes the node's properties.
-    pub fn configure(&self, properties: &str) -> Result<()> {
+    pub(crate) fn configure(&self, properties: &str) -> Result<()> {
         if self.process()?.is_some() {
             bail!("node {} already runs in {}", self.id, self.directory().display());
         }
@@ -98,7 +98,7 @@ impl Node {
     }
 
     /// Starts the node's process, in a process group of its own so that what ends this command leaves it alone.
-    pub fn launch(&self) -> Result<Launched<'_>> {
+    pub(crate) fn launch(&self) -> Result<Launched<'_>> {
         if self.process()?.is_some() {
             bail!("node {} already runs in {}", self.id, self.directory().display());
         }
@@ -154,14 +154,14 @@ impl Node {
     }
 
     /// Tells the node to stop gracefully, if it runs.
-    pub fn terminate(&self) -> Result<Option<Stopping>> {
+    pub(crate) fn terminate(&self) -> Result<Option<Stopping>> {
         let Some(process) = self.process()? else { return Ok(None) };
         process.signal(Signal::TERM)?;
         Ok(Some(Stopping { id: self.id, process }))
     }
 
     /// Kills the node and waits until nothing of it is left.
-    pub fn kill(&self) -> Result<()> {
+    pub(crate) fn kill(&self) -> Result<()> {
         let process = self.process()?;
         let process =
             process.ok_or_else(|| anyhow!("node {} does not run in {}", self.id, self.directory().display()))?;
@@ -175,7 +175,7 @@ impl Node {
 
 impl Launched<'_> {
     /// Waits until the node says that it is ready. If it ends instead, tells what its log says.
-    pub fn wait_ready(mut self) -> Result<()> {
+    pub(crate) fn wait_ready(mut self) -> Result<()> {
         let ready = self.node.file(READY_FILE);
         let deadline = SystemClock.boot() + START_WAIT;
         while !ready.exists() {
@@ -203,7 +203,7 @@ impl Launched<'_> {
 
 impl Stopping {
     /// Waits for the end; a node that does not find it is killed, as a crash would.
-    pub fn wait(self) -> Result<()> {
+    pub(crate) fn wait(self) -> Result<()> {
         if self.process.wait(STOP_WAIT)? {
             return Ok(());
         }

@@ -10,14 +10,14 @@ const CONTROLLER_PORT_DISTANCE: u16 = 101;
 
 /// A property given by `-x`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Override<'a> {
+pub(crate) struct Override<'a> {
     node: Option<u32>,
     assignment: &'a str,
 }
 
 impl<'a> Override<'a> {
     /// From `[ID:]key=value`.
-    pub fn parse(text: &'a str) -> Result<Self> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self> {
         let addressed = text.split_once(':').filter(|(id, _)| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()));
         let (node, assignment) = match addressed {
             Some((id, rest)) => (Some(id.parse().map_err(|_| anyhow!("-x {text}: no node has that number"))?), rest),
@@ -31,7 +31,7 @@ impl<'a> Override<'a> {
 }
 
 /// The whole file.
-pub fn server_properties(directory: &Path, node: u32, port: u16, overrides: &[Override<'_>]) -> Result<String> {
+pub(crate) fn server_properties(directory: &Path, node: u32, port: u16, overrides: &[Override<'_>]) -> Result<String> {
     let controller = port.checked_add(CONTROLLER_PORT_DISTANCE).ok_or_else(|| anyhow!("-p {port} is too high"))?;
     let path = directory.to_str().ok_or_else(|| anyhow!("-d {} is not UTF-8", directory.display()))?;
     if path.contains([',', '\\', '\n', '?', '#', '%']) {

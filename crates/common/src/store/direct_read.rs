@@ -174,10 +174,11 @@ mod tests {
         let file = file(&[7; 5000]);
         let buffers = ReadBuffers::default();
         for range in [4999..5001, 5001..5002, 0..u64::MAX] {
-            let error = read_ranges(file.path(), &[range], &buffers).expect_err("there is no such range");
+            let error =
+                read_ranges(file.path(), std::slice::from_ref(&range), &buffers).expect_err("there is no such range");
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
-        let missing = read_ranges(&file.path().with_extension("no"), &[0..1], &buffers);
+        let missing = read_ranges(&file.path().with_extension("no"), std::slice::from_ref(&(0..1)), &buffers);
         assert_eq!(missing.expect_err("no such file").kind(), io::ErrorKind::NotFound);
     }
 
@@ -185,13 +186,13 @@ mod tests {
     fn memory_is_used_again_only_when_its_last_slice_is_gone() {
         let file = file(&vec![1; 1 << 20]);
         let buffers = ReadBuffers::default();
-        let whole = read_ranges(file.path(), &[0..1 << 20], &buffers).expect("reads").remove(0);
+        let whole = read_ranges(file.path(), std::slice::from_ref(&(0..1 << 20)), &buffers).expect("reads").remove(0);
         let (address, slice) = (whole.as_ptr(), whole.slice(5..10));
         drop(whole);
-        let other = read_ranges(file.path(), &[0..1 << 20], &buffers).expect("reads").remove(0);
+        let other = read_ranges(file.path(), std::slice::from_ref(&(0..1 << 20)), &buffers).expect("reads").remove(0);
         assert_ne!(other.as_ptr(), address, "a slice of it is still out");
         drop(slice);
-        let again = read_ranges(file.path(), &[0..1 << 20], &buffers).expect("reads").remove(0);
+        let again = read_ranges(file.path(), std::slice::from_ref(&(0..1 << 20)), &buffers).expect("reads").remove(0);
         assert_eq!(again.as_ptr(), address);
     }
 
@@ -199,7 +200,9 @@ mod tests {
     fn unused_memory_is_bounded() {
         let file = file(&vec![1; 4 << 20]);
         let buffers = ReadBuffers::default();
-        let held: Vec<_> = (0..8).map(|_| read_ranges(file.path(), &[0..4 << 20], &buffers).expect("reads")).collect();
+        let held: Vec<_> = (0..8)
+            .map(|_| read_ranges(file.path(), std::slice::from_ref(&(0..4 << 20)), &buffers).expect("reads"))
+            .collect();
         drop(held);
         let free = buffers.free.lock();
         assert!(free.bytes <= FREE_BYTES_MAX && free.bytes > FREE_BYTES_MAX / 2, "{}", free.bytes);

@@ -135,10 +135,10 @@ fn open_s3(url: &Url, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>, St
             other => return Err(StoreError::Url(format!("unknown parameter \"{other}\""))),
         };
     }
-    if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
-        if let Some(path) = &options.credentials_file {
-            builder = with_credentials(builder, path)?;
-        }
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_none()
+        && let Some(path) = &options.credentials_file
+    {
+        builder = with_credentials(builder, path)?;
     }
     let store: Arc<dyn ObjectStore> = Arc::new(builder.build()?);
     match url.path().trim_matches('/') {

@@ -129,6 +129,8 @@ impl Node {
             .await
             .map_err(|error| StartError::Storage(error.to_string()))?;
         let submitter = Submitter { raft: raft.clone(), store: Arc::clone(&store), transport };
+        // Ended by the node, which holds it.
+        #[allow(clippy::disallowed_methods)]
         let snapshots = tokio::spawn(snapshot_when_large(raft.clone(), Arc::clone(&store), config.snapshot_log_bytes));
         let node = Self { raft, submitter: submitter.clone(), incoming: Mutex::new(None), snapshots };
         let node = Arc::new(node);

@@ -122,8 +122,8 @@ impl Model {
             let off_by = [0, 0, 0, -1, 3][usize::from(step.c / 2) % 5];
             let start = (model.end + off_by).max(0);
             let end = start + 1 + i64::from(step.c) % 7;
-            let checkpoint = (step.c % 3 == 0).then_some(end);
-            let stale_epoch = step.c % 11 == 0;
+            let checkpoint = (step.c.is_multiple_of(3)).then_some(end);
+            let stale_epoch = step.c.is_multiple_of(11);
             let continues = start == model.end || (start > model.end && start <= model.start);
             let committed = continues && !stale_epoch;
             if committed {
@@ -154,7 +154,7 @@ impl Model {
         let count = 1 + usize::from(step.c) % (ranges.len() - first);
         let chosen = &ranges[first..first + count];
         let mut replaces: BTreeSet<u64> = chosen.iter().map(|(_, _, object)| *object).collect();
-        let forgets_one = step.c % 5 == 0 && replaces.pop_first().is_some();
+        let forgets_one = step.c.is_multiple_of(5) && replaces.pop_first().is_some();
         if replaces.is_empty() {
             return;
         }
@@ -215,9 +215,9 @@ impl Model {
             7 => self.trim(step),
             8 => self.commit_again(step.a),
             9 => self.forget(step.a),
-            10 if step.a % 4 == 0 => self.register(),
+            10 if step.a.is_multiple_of(4) => self.register(),
             10 => self.create(1 + step.b % 3),
-            _ if step.a % 3 == 0 => self.delete(step.b),
+            _ if step.a.is_multiple_of(3) => self.delete(step.b),
             _ => {}
         }
     }

@@ -211,7 +211,7 @@ impl Walk<'_> {
                     self.array(count, nullable, element)?;
                 }
                 Step::Nullable(shape) => match i8::from_be_bytes(self.fixed()?) {
-                    ..0 => {}
+                    ..=-1 => {}
                     1 => self.shape(&SHAPES[usize::from(shape)])?,
                     // Never sent. To Kafka a struct follows, to the codec none does: the rest would be misread.
                     _ => return Err(GuardError::Marker(self.at)),

@@ -165,7 +165,7 @@ fn an_inspection_tells_what_a_log_holds() {
 fn an_empty_directory_holds_little_when_opened() {
     let ground = Ground::directory();
     let config = WalConfig { segment_bytes: 64 << 20, capacity_bytes: 1 << 30, ..ground.config() };
-    let place = directory::open(ground.path(), &config).ok().expect("made");
+    let place = directory::open(ground.path(), &config).unwrap_or_else(|_| panic!("made"));
     let bytes: u64 = place.device.slots().iter().map(|slot| slot.usable).sum();
     assert!(bytes <= 8 << 20, "{bytes} bytes were filled before the log opened");
 }

@@ -28,7 +28,7 @@ impl VoteFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         if !path.exists() {
             let file = DirectFile::open(path, OpenMode::CreateNew)?;
-            file.write_all_at(&*AlignedBuf::zeroed(2 * ALIGNMENT)?, 0)?;
+            file.write_all_at(&AlignedBuf::zeroed(2 * ALIGNMENT)?, 0)?;
             file.sync_data()?;
             return Ok(Self { file, sequence: 0, vote: None });
         }
