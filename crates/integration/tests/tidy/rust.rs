@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{files, none, read};
+use ottla_integration::process::tools::root;
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -273,4 +274,16 @@ mod tests {
             "a\n#[cfg(test)]\nmod tests;\nb\n"
         );
     }
+}
+
+/// As `rustfmt.toml` says: a diff shows what changed, not who wrote it.
+#[test]
+fn the_tree_is_formatted() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    let formatted = command.args(["fmt", "--all", "--check"]).current_dir(root()).output().expect("rustfmt runs");
+    let diff = String::from_utf8_lossy(&formatted.stdout);
+    let places: Vec<String> = diff.lines().filter(|line| line.starts_with("Diff in")).map(str::to_owned).collect();
+    none(&places);
+    assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
 }
