@@ -89,7 +89,7 @@ pub(super) static OTTLA_KEYS: &[ConfigKey] = &[
     own("ottla.object.store.url", Kind::String, None, Valid::Any),
     own("ottla.response.bytes.in.flight", Kind::Long, Some("-1"), Valid::AtLeast(-1)),
     own("ottla.tail.index.bytes", Kind::Long, Some("-1"), Valid::AtLeast(-1)),
-    own("ottla.wal.capacity.bytes", Kind::Long, Some("1073741824"), Valid::AtLeast(16 << 20)),
+    own("ottla.wal.capacity.bytes", Kind::Long, Some("1073741824"), Valid::AtLeast(128 << 20)),
     own("ottla.wal.upload.bytes", Kind::Long, Some("67108864"), Valid::AtLeast(1 << 20)),
     own("ottla.wal.upload.interval.ms", Kind::Long, Some("1000"), Valid::AtLeast(10)),
     own("ottla.wal.url", Kind::String, None, Valid::Any),
