@@ -11,6 +11,7 @@ use object_store::memory::InMemory;
 use s3stream::testing::{MemoryLog, MemoryMetadata};
 use s3stream::{AppendRequest, Parts, ReadClass, Settings, Stream, StreamStore};
 use tokio::runtime::Runtime;
+use wal::WriteAheadLog;
 
 const BATCH_BYTES: usize = 16 * 1024;
 const BATCHES: i64 = 4096;
@@ -21,7 +22,8 @@ struct Rig {
     runtime: Runtime,
 }
 
-fn rig(block_cache_bytes: u64) -> Rig {
+/// A stream with nothing in it, whose log takes appends.
+fn rig(block_cache_bytes: u64) -> (Rig, Arc<dyn WriteAheadLog>) {
     let runtime = Runtime::new().expect("a runtime");
     let _guard = runtime.enter();
     let metadata = Arc::new(MemoryMetadata::default());
@@ -49,12 +51,18 @@ fn rig(block_cache_bytes: u64) -> Rig {
     let store = StreamStore::start(settings, parts).expect("starts");
     metadata.create_stream(StreamId(1));
     let stream = store.open(StreamId(1), metadata.open_stream(StreamId(1))).expect("opens");
-    for _ in 0..BATCHES {
-        append(&stream, &[7; BATCH_BYTES]);
-    }
-    runtime.block_on(log.close()).expect("flushes");
     drop(_guard);
-    Rig { store, stream, runtime }
+    (Rig { store, stream, runtime }, log)
+}
+
+/// A stream of `BATCHES` durable batches.
+fn filled(block_cache_bytes: u64) -> Rig {
+    let (rig, log) = rig(block_cache_bytes);
+    for _ in 0..BATCHES {
+        append(&rig.stream, &[7; BATCH_BYTES]);
+    }
+    rig.runtime.block_on(log.close()).expect("flushes");
+    rig
 }
 
 fn append(stream: &Stream, payload: &[u8]) {
@@ -74,14 +82,14 @@ fn appends(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(format!("{bytes} bytes"), |bencher| {
             let payload = vec![7; bytes];
-            let rounds = 10_000;
+            let rounds = BATCHES as u64;
             bencher.iter_custom(|iterations| {
                 let mut spent = std::time::Duration::ZERO;
                 let mut left = iterations;
                 let clock = SystemClock;
                 while left > 0 {
                     // A fresh store per round: the log in memory is not endless.
-                    let rig = rig(1 << 20);
+                    let (rig, _log) = rig(1 << 20);
                     let _guard = rig.runtime.enter();
                     let count = left.min(rounds);
                     let start = common::Clock::boot(&clock);
@@ -115,10 +123,10 @@ fn fetches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("stream fetch");
     group.throughput(Throughput::Bytes(BATCHES as u64 * BATCH_BYTES as u64));
     group.sample_size(10);
-    let cached = rig(1 << 20);
+    let cached = filled(1 << 20);
     group.bench_function("log cache, 1 MiB a fetch", |bencher| bencher.iter(|| read_all(&cached, 1 << 20)));
     for (name, cache_bytes) in [("block cache", 512 << 20), ("object store in memory", 8 << 20)] {
-        let rig = rig(cache_bytes);
+        let rig = filled(cache_bytes);
         rig.runtime.block_on(rig.store.flush()).expect("uploads");
         rig.store.drop_log_cache();
         group.bench_function(format!("{name}, 1 MiB a fetch"), |bencher| bencher.iter(|| read_all(&rig, 1 << 20)));
