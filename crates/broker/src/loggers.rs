@@ -8,7 +8,7 @@ use protocol::ErrorCode;
 use tracing::level_filters::LevelFilter;
 
 use crate::Broker;
-use crate::config::alter::{Alteration, Operation};
+use crate::config::alter::{Alteration, Operation, check_alterations};
 use crate::topics::ChangeError;
 
 /// The level of every logger that has one of its own, and of [`ROOT`].
@@ -115,15 +115,7 @@ fn level_name(level: LevelFilter) -> &'static str {
 }
 
 fn changed(mut levels: Levels, alterations: &[Alteration<'_>]) -> Result<Levels, ChangeError> {
-    let mut seen = HashSet::new();
-    if !alterations.iter().all(|one| seen.insert(one.name)) {
-        return Err(invalid_request("Error due to duplicate config keys"));
-    }
-    let is_null = |one: &&Alteration<'_>| one.operation != Operation::Delete && one.value.is_none();
-    let nulls: Vec<&str> = alterations.iter().filter(is_null).map(|one| one.name).collect();
-    if !nulls.is_empty() {
-        return Err(invalid_request(format!("Null value not supported for : {}", nulls.join(", "))));
-    }
+    check_alterations(alterations)?;
     for Alteration { name, operation, value } in alterations {
         let is_ours = LOGGERS.contains(&name.split('.').next().unwrap_or_default());
         if *name != ROOT && !is_ours && !levels.contains_key(*name) {

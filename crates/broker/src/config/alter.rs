@@ -123,6 +123,23 @@ pub fn resolve(
     }
 }
 
+/// What holds for a change of any resource: no key comes twice, and only a removal has no value.
+///
+/// # Errors
+/// Kafka's code and sentence.
+pub fn check_alterations(alterations: &[Alteration<'_>]) -> Result<(), ChangeError> {
+    let mut seen = HashSet::new();
+    if !alterations.iter().all(|one| seen.insert(one.name)) {
+        return Err(invalid_request("Error due to duplicate config keys"));
+    }
+    let is_null = |one: &&Alteration<'_>| one.operation != Operation::Delete && one.value.is_none();
+    let nulls: Vec<&str> = alterations.iter().filter(is_null).map(|one| one.name).collect();
+    if !nulls.is_empty() {
+        return Err(invalid_request(format!("Null value not supported for : {}", nulls.join(", "))));
+    }
+    Ok(())
+}
+
 /// Judges an incremental change of one resource.
 ///
 /// # Errors
@@ -133,15 +150,7 @@ pub fn plan(
     resource: ConfigResource,
     alterations: &[Alteration<'_>],
 ) -> Result<AlterPlan, ChangeError> {
-    let mut seen = HashSet::new();
-    if !alterations.iter().all(|alteration| seen.insert(alteration.name)) {
-        return Err(invalid_request("Error due to duplicate config keys"));
-    }
-    let is_null = |one: &&Alteration<'_>| one.operation != Operation::Delete && one.value.is_none();
-    let nulls: Vec<&str> = alterations.iter().filter(is_null).map(|one| one.name).collect();
-    if !nulls.is_empty() {
-        return Err(invalid_request(format!("Null value not supported for : {}", nulls.join(", "))));
-    }
+    check_alterations(alterations)?;
     let mut changes = Vec::with_capacity(alterations.len());
     for alteration in alterations {
         let value = new_value(image, config, &resource, alteration)?;

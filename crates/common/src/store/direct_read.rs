@@ -15,8 +15,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-/// Alignment of memory, length and position of reads past the page cache.
-const ALIGNMENT: usize = 4096;
+/// Alignment of memory, length and position of reads and writes past the page cache.
+pub(super) const ALIGNMENT: usize = 4096;
 /// Buffers come in multiples of this, so that one of them fits many reads.
 const BUFFER_STEP_BYTES: usize = 64 * 1024;
 /// Smaller ranges are copied out of their buffer, which would outweigh them by far.
@@ -90,12 +90,13 @@ impl Drop for ReadBuffer {
 ///
 /// Errors: those of the file system; `UnexpectedEof` for a range that ends past the file's end.
 pub(super) fn read_ranges(path: &Path, ranges: &[Range<u64>], buffers: &ReadBuffers) -> io::Result<Vec<Bytes>> {
-    let read = |file: File| ranges.iter().map(|range| read_range(&file, range, buffers)).collect();
+    let read = |file: File| {
+        let file_bytes = file.metadata()?.len();
+        ranges.iter().map(|range| read_range(&file, file_bytes, range, buffers)).collect()
+    };
     // Some file systems refuse the flag, some only the first read.
     match open(path, OFlags::DIRECT).and_then(read) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            ranges.iter().map(|range| read_range(&File::open(path)?, range, buffers)).collect()
-        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path).and_then(read),
         read => read,
     }
 }
@@ -105,12 +106,12 @@ fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
-fn read_range(file: &File, range: &Range<u64>, buffers: &ReadBuffers) -> io::Result<Bytes> {
+fn read_range(file: &File, file_bytes: u64, range: &Range<u64>, buffers: &ReadBuffers) -> io::Result<Bytes> {
     let length = range.end.checked_sub(range.start).ok_or(io::ErrorKind::InvalidInput)?;
     let skipped = range.start % ALIGNMENT as u64;
     let wanted = usize::try_from(skipped + length).map_err(|_| io::ErrorKind::InvalidInput)?;
     // Before memory is taken: a length that the file does not have may be anything.
-    if file.metadata()?.len() < range.end {
+    if file_bytes < range.end {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let mut buffer = buffers.take(wanted.next_multiple_of(ALIGNMENT));
@@ -152,6 +153,10 @@ mod tests {
         file
     }
 
+    fn read(path: &Path, range: Range<u64>, buffers: &ReadBuffers) -> io::Result<Bytes> {
+        read_ranges(path, std::slice::from_ref(&range), buffers).map(|mut read| read.remove(0))
+    }
+
     #[test]
     fn any_range_reads_as_it_was_written() {
         let bytes: Vec<u8> = (0..300_001_u32).map(|n| (n % 251) as u8).collect();
@@ -174,11 +179,10 @@ mod tests {
         let file = file(&[7; 5000]);
         let buffers = ReadBuffers::default();
         for range in [4999..5001, 5001..5002, 0..u64::MAX] {
-            let error =
-                read_ranges(file.path(), std::slice::from_ref(&range), &buffers).expect_err("there is no such range");
+            let error = read(file.path(), range, &buffers).expect_err("there is no such range");
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
-        let missing = read_ranges(&file.path().with_extension("no"), std::slice::from_ref(&(0..1)), &buffers);
+        let missing = read(&file.path().with_extension("no"), 0..1, &buffers);
         assert_eq!(missing.expect_err("no such file").kind(), io::ErrorKind::NotFound);
     }
 
@@ -186,13 +190,13 @@ mod tests {
     fn memory_is_used_again_only_when_its_last_slice_is_gone() {
         let file = file(&vec![1; 1 << 20]);
         let buffers = ReadBuffers::default();
-        let whole = read_ranges(file.path(), std::slice::from_ref(&(0..1 << 20)), &buffers).expect("reads").remove(0);
+        let whole = read(file.path(), 0..1 << 20, &buffers).expect("reads");
         let (address, slice) = (whole.as_ptr(), whole.slice(5..10));
         drop(whole);
-        let other = read_ranges(file.path(), std::slice::from_ref(&(0..1 << 20)), &buffers).expect("reads").remove(0);
+        let other = read(file.path(), 0..1 << 20, &buffers).expect("reads");
         assert_ne!(other.as_ptr(), address, "a slice of it is still out");
         drop(slice);
-        let again = read_ranges(file.path(), std::slice::from_ref(&(0..1 << 20)), &buffers).expect("reads").remove(0);
+        let again = read(file.path(), 0..1 << 20, &buffers).expect("reads");
         assert_eq!(again.as_ptr(), address);
     }
 
@@ -200,9 +204,7 @@ mod tests {
     fn unused_memory_is_bounded() {
         let file = file(&vec![1; 4 << 20]);
         let buffers = ReadBuffers::default();
-        let held: Vec<_> = (0..8)
-            .map(|_| read_ranges(file.path(), std::slice::from_ref(&(0..4 << 20)), &buffers).expect("reads"))
-            .collect();
+        let held: Vec<_> = (0..8).map(|_| read(file.path(), 0..4 << 20, &buffers).expect("reads")).collect();
         drop(held);
         let free = buffers.free.lock();
         assert!(free.bytes <= FREE_BYTES_MAX && free.bytes > FREE_BYTES_MAX / 2, "{}", free.bytes);

@@ -19,12 +19,10 @@ use object_store::{
 };
 use rustix::fs::OFlags;
 
-use super::direct_read::{ReadBuffers, read_ranges};
+use super::direct_read::{ALIGNMENT, ReadBuffers, read_ranges};
 
 /// Bytes of one write to a file.
 const STEP_BYTES: usize = 1024 * 1024;
-/// Alignment of memory, length and position of writes past the page cache.
-const ALIGNMENT: usize = 4096;
 /// Folder of files that are being written, below the root. Its name cannot be an object's.
 const STAGING: &str = ".staging#";
 
