@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ottla-metadata", &["ottla-common"]),
     ("ottla-coordinator", &["ottla-protocol", "ottla-common"]),
     ("ottla-broker", BELOW_BROKER),
+    ("ottla-drill", &["ottla-common"]),
     ("ottla", ABOVE),
     ("ottla-integration", ABOVE),
     ("ottla-benches", ABOVE),
@@ -24,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const BELOW_BROKER: &[&str] =
     &["ottla-coordinator", "ottla-metadata", "ottla-s3stream", "ottla-wal", "ottla-protocol", "ottla-common"];
 const ABOVE: &[&str] = &[
+    "ottla-drill",
     "ottla-broker",
     "ottla-coordinator",
     "ottla-metadata",

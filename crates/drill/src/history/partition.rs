@@ -11,6 +11,8 @@ struct Producer {
     acked: Bits,
     /// Acked or unknown: what may rightly be in the log.
     possible: Bits,
+    /// Acked without being told where, as an answer to a repeated batch may be.
+    unplaced: Bits,
     failed: Bits,
     seen: Bits,
     last_seen: Option<u64>,
@@ -24,6 +26,10 @@ pub(super) struct Partition {
     next_read: Option<u64>,
     pub(super) range: Option<(u64, u64)>,
     pub(super) end_seen: u64,
+    pub(super) start_seen: u64,
+    /// Offsets that some group member was handed.
+    pub(super) polled: Bits,
+    pub(super) drained: Option<(u64, u64)>,
 }
 
 /// A value in eight bytes: the producer above, the sequence (below 2^40) beneath, all plus one; 0 is empty.
@@ -48,7 +54,13 @@ impl Partition {
             Outcome::Acked { offset } => {
                 producer.acked.insert(value.sequence);
                 producer.possible.insert(value.sequence);
-                self.place(offset, value)
+                match offset {
+                    Some(offset) => self.place(offset, value),
+                    None => {
+                        producer.unplaced.insert(value.sequence);
+                        None
+                    }
+                }
             }
             Outcome::Unknown => {
                 producer.possible.insert(value.sequence);
@@ -59,6 +71,11 @@ impl Partition {
                 None
             }
         }
+    }
+
+    /// The offset above the highest that was acknowledged.
+    pub(super) fn acked_end(&self) -> u64 {
+        self.acked_at.len() as u64
     }
 
     /// Notes that `value` was acknowledged at `offset`.
@@ -100,7 +117,10 @@ impl Partition {
             defects.push(Defect::new(Kind::FailedButPresent, offset, format!("{value:?} had failed")));
         } else if !producer.possible.contains(sequence) {
             defects.push(Defect::new(Kind::Invented, offset, format!("{value:?} was never written")));
-        } else if producer.acked.contains(sequence) && self.acked_at.get(offset as usize) != Some(&Slot::of(value)) {
+        } else if producer.acked.contains(sequence)
+            && !producer.unplaced.contains(sequence)
+            && self.acked_at.get(offset as usize) != Some(&Slot::of(value))
+        {
             defects.push(Defect::new(Kind::Moved, offset, format!("{value:?} was acked at another offset")));
         }
         producer.last_seen = producer.last_seen.max(Some(sequence));
@@ -131,6 +151,13 @@ impl Partition {
                 }
             }
             None => defects.push(Defect::new(Kind::NotRead, 0, "the partition was never read back".into())),
+        }
+        if let Some((start, end)) = self.drained
+            && let Some(first) = (start..end).find(|offset| !self.polled.contains(*offset))
+        {
+            let missing = (first..end).filter(|offset| !self.polled.contains(*offset)).count();
+            let detail = format!("{missing} of the offsets {start}..{end} were handed to no group member");
+            defects.push(Defect::new(Kind::NeverPolled, first, detail));
         }
         let mut numbers: Vec<u32> = self.producers.keys().copied().collect();
         numbers.sort_unstable();

@@ -7,11 +7,15 @@
 //! in the log) or *unknown* (it may be). Feed the events in the order in which the clients saw them, then
 //! read each partition from its start to its end into [`History::read`], and ask for the [`Verdict`].
 //!
-//! Time is linear in the events. Memory is three bits for each value and eight bytes for each offset, and
+//! Several clients may be asking at once. What a broker may answer is judged by what was known *before it was asked*
+//! ([`History::end_floor`], [`History::floors`]): an answer that was long under way is not wrong for being late.
+//!
+//! Time is linear in the events. Memory is four bits for each value and eight bytes for each offset, and
 //! both are bounded by [`Limits`]: beyond them an event is refused, never dropped in silence.
 
 mod bits;
 mod event;
+mod leaders;
 mod partition;
 mod verdict;
 
@@ -21,6 +25,7 @@ mod tests;
 use std::collections::HashMap;
 
 pub use event::{Event, Outcome, ReadError, replay};
+use leaders::Leaders;
 use partition::Partition;
 pub use verdict::{Defect, Kind, Verdict};
 
@@ -72,6 +77,9 @@ pub struct History {
     floors: HashMap<u32, u64>,
     /// Next offset each (member, partition) must get, within its present assignment.
     positions: HashMap<(u32, u32), Option<u64>>,
+    /// Highest acknowledged commit of each (member, partition), within its present assignment.
+    commits: HashMap<(u32, u32), u64>,
+    leaders: Leaders,
     verdict: Verdict,
 }
 
@@ -104,7 +112,7 @@ impl History {
     /// [`OverLimit`]; nothing was noted.
     pub fn produced(&mut self, partition: u32, value: Value, outcome: Outcome) -> Result<(), OverLimit> {
         self.check_value(value)?;
-        if let Outcome::Acked { offset } = outcome {
+        if let Outcome::Acked { offset: Some(offset) } = outcome {
             Self::check("offset", offset, self.limits.records_per_partition)?;
         }
         let defect = self.partition(partition)?.produced(value, outcome);
@@ -142,30 +150,80 @@ impl History {
         Ok(())
     }
 
-    /// A client was told that the end of `partition` (high watermark, exclusive) is `end`. One observer's
-    /// observations must never fall.
+    /// The end of `partition` (high watermark, exclusive) that whoever is asked from now on must not fall below: every
+    /// acknowledged record lies below it, and so does every end that was ever answered.
+    #[must_use]
+    pub fn end_floor(&self, partition: u32) -> u64 {
+        self.partitions.get(&partition).map_or(0, |known| known.acked_end().max(known.end_seen))
+    }
+
+    /// The highest end of `partition` that was ever answered.
+    fn end_told(&self, partition: u32) -> u64 {
+        self.partitions.get(&partition).map_or(0, |known| known.end_seen)
+    }
+
+    /// A broker, asked when [`History::end_floor`] was `floor`, said that the end of `partition` is `end`. A lower
+    /// one comes from a leader that was deposed and does not know it, or from a log that lost its end.
     ///
     /// # Errors
     /// [`OverLimit`]; nothing was noted.
-    pub fn end_offset(&mut self, partition: u32, end: u64) -> Result<(), OverLimit> {
-        let known = &mut self.partition(partition)?.end_seen;
-        let before = *known;
-        *known = before.max(end);
-        let defect =
-            (end < before).then(|| Defect::new(Kind::EndWentBack, end, format!("the end offset was {before} before")));
+    pub fn end_offset(&mut self, partition: u32, end: u64, floor: u64) -> Result<(), OverLimit> {
+        Self::check("offset", end, self.limits.records_per_partition + 1)?;
+        let known = self.partition(partition)?;
+        known.end_seen = known.end_seen.max(end);
+        let defect = (end < floor).then(|| {
+            Defect::new(Kind::EndWentBack, end, format!("{floor} was acknowledged or answered before it was asked for"))
+        });
         self.verdict.note(partition, defect);
         Ok(())
+    }
+
+    /// The log start offset of `partition` that whoever is asked from now on must not fall below.
+    #[must_use]
+    pub fn start_floor(&self, partition: u32) -> u64 {
+        self.partitions.get(&partition).map_or(0, |known| known.start_seen)
+    }
+
+    /// A broker, asked when [`History::start_floor`] was `floor`, said that `partition` starts at `start`.
+    ///
+    /// # Errors
+    /// [`OverLimit`]; nothing was noted.
+    pub fn start_offset(&mut self, partition: u32, start: u64, floor: u64) -> Result<(), OverLimit> {
+        Self::check("offset", start, self.limits.records_per_partition + 1)?;
+        let known = self.partition(partition)?;
+        known.start_seen = known.start_seen.max(start);
+        let defect = (start < floor)
+            .then(|| Defect::new(Kind::StartWentBack, start, format!("the log start offset was {floor} before")));
+        self.verdict.note(partition, defect);
+        Ok(())
+    }
+
+    /// Broker `source` said that `leader` leads `partition` in `epoch`.
+    pub fn leader(&mut self, source: u32, partition: u32, epoch: i32, leader: u32) {
+        let defect = self.leaders.said(source, partition, epoch, leader);
+        self.verdict.note(partition, defect);
+    }
+
+    /// Broker `source` ended or was restarted: what it says next may be older than what it said.
+    pub fn source_lost(&mut self, source: u32) {
+        self.leaders.lost(source);
     }
 
     /// Group member `member` was given `partition` and starts from the committed offset.
     pub fn assigned(&mut self, member: u32, partition: u32) {
         self.positions.insert((member, partition), None);
+        self.commits.remove(&(member, partition));
     }
 
     /// Group member `member` was handed the record at `offset`. Within one assignment offsets grow by one
     /// ([`History::read`] tells whether the log itself has gaps), and the first is not below what the group
     /// had committed.
-    pub fn polled(&mut self, member: u32, partition: u32, offset: u64) {
+    ///
+    /// # Errors
+    /// [`OverLimit`]; nothing was noted.
+    pub fn polled(&mut self, member: u32, partition: u32, offset: u64) -> Result<(), OverLimit> {
+        Self::check("offset", offset, self.limits.records_per_partition)?;
+        self.partition(partition)?.polled.insert(offset);
         let floor = self.floors.get(&partition).copied().unwrap_or(0);
         let position = self.positions.entry((member, partition)).or_default();
         let defect = match *position {
@@ -187,13 +245,28 @@ impl History {
         *position = Some(offset + 1);
         self.verdict.records_polled += 1;
         self.verdict.note(partition, defect);
+        Ok(())
     }
 
-    /// The group's commit of `offset` was acknowledged.
-    pub fn committed(&mut self, partition: u32, offset: u64) {
+    /// The group has read `partition` up to `end`, beginning at `start`: each of the records between must have been
+    /// handed to some member.
+    ///
+    /// # Errors
+    /// [`OverLimit`]; nothing was noted.
+    pub fn drained(&mut self, partition: u32, start: u64, end: u64) -> Result<(), OverLimit> {
+        Self::check("offset", end, self.limits.records_per_partition + 1)?;
+        self.partition(partition)?.drained = Some((start, end));
+        Ok(())
+    }
+
+    /// The commit of `offset` by `member` was acknowledged. A member's own commits never fall within one assignment;
+    /// those of two members may be told of in another order than they were made.
+    pub fn committed(&mut self, member: u32, partition: u32, offset: u64) {
         let floor = self.floors.entry(partition).or_default();
-        let before = *floor;
-        *floor = before.max(offset);
+        *floor = offset.max(*floor);
+        let last = self.commits.entry((member, partition)).or_default();
+        let before = *last;
+        *last = offset.max(before);
         self.verdict.commits += 1;
         let defect = (offset < before)
             .then(|| Defect::new(Kind::GroupOffsetWentBack, offset, format!("{before} was committed before")));

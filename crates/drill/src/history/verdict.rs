@@ -29,8 +29,16 @@ pub enum Kind {
     Gap,
     /// The final read returned offsets that do not grow.
     ReadWentBack,
-    /// An end offset (high watermark) fell.
+    /// An end offset (high watermark) fell below what was known before it was asked for.
     EndWentBack,
+    /// A log start offset fell.
+    StartWentBack,
+    /// Two brokers were said to lead a partition in one leader epoch.
+    TwoLeadersInOneEpoch,
+    /// A broker told of an older leader epoch than before.
+    LeaderEpochWentBack,
+    /// The group has read to the end, and some records were handed to none of its members.
+    NeverPolled,
     /// A group member got an offset twice within one assignment.
     PollWentBack,
     /// A group member never got an offset within one assignment.

@@ -12,8 +12,8 @@ use super::{Floors, History, OverLimit, Value};
 pub enum Outcome {
     /// It is in the log at this offset.
     Acked {
-        /// The Kafka offset.
-        offset: u64,
+        /// The Kafka offset, if the producer was told.
+        offset: Option<u64>,
     },
     /// It is certainly not in the log.
     Failed,
@@ -30,7 +30,8 @@ pub enum Event {
         partition: u32,
         producer: u32,
         sequence: u64,
-        offset: u64,
+        #[serde(default)]
+        offset: Option<u64>,
     },
     Failed {
         partition: u32,
@@ -57,9 +58,15 @@ pub enum Event {
         partition: u32,
         offset: u64,
     },
+    /// One observer's observation: it asks when it has the answer before.
     End {
         partition: u32,
         end: u64,
+    },
+    /// One observer's observation.
+    Start {
+        partition: u32,
+        start: u64,
     },
     Assigned {
         member: u32,
@@ -71,8 +78,25 @@ pub enum Event {
         offset: u64,
     },
     Committed {
+        /// Absent: the program tells of its members' commits in the order in which they were made.
+        #[serde(default)]
+        member: u32,
         partition: u32,
         offset: u64,
+    },
+    Drained {
+        partition: u32,
+        start: u64,
+        end: u64,
+    },
+    Leader {
+        source: u32,
+        partition: u32,
+        epoch: i32,
+        leader: u32,
+    },
+    SourceLost {
+        source: u32,
     },
     /// The program is about to ask for committed offsets; answers name the same `query`.
     Asking {
@@ -145,17 +169,31 @@ fn apply(history: &mut History, queries: &mut HashMap<u64, Floors>, event: Event
             history.read(partition, offset, Some(Value { producer, sequence }))
         }
         Event::Altered { partition, offset } => history.read(partition, offset, None),
-        Event::End { partition, end } => history.end_offset(partition, end),
+        Event::End { partition, end } => {
+            // What was acknowledged meanwhile may be told of before this, so that only its own answers count.
+            let floor = history.end_told(partition);
+            history.end_offset(partition, end, floor)
+        }
+        Event::Start { partition, start } => {
+            let floor = history.start_floor(partition);
+            history.start_offset(partition, start, floor)
+        }
         Event::Assigned { member, partition } => {
             history.assigned(member, partition);
             Ok(())
         }
-        Event::Polled { member, partition, offset } => {
-            history.polled(member, partition, offset);
+        Event::Polled { member, partition, offset } => history.polled(member, partition, offset),
+        Event::Committed { member, partition, offset } => {
+            history.committed(member, partition, offset);
             Ok(())
         }
-        Event::Committed { partition, offset } => {
-            history.committed(partition, offset);
+        Event::Drained { partition, start, end } => history.drained(partition, start, end),
+        Event::Leader { source, partition, epoch, leader } => {
+            history.leader(source, partition, epoch, leader);
+            Ok(())
+        }
+        Event::SourceLost { source } => {
+            history.source_lost(source);
             Ok(())
         }
         Event::Asking { query } => {

@@ -8,7 +8,7 @@ fn judged(disturb: impl FnOnce(&mut Vec<Event>)) -> Verdict {
     let mut events = Vec::new();
     for offset in 0..20 {
         let (producer, sequence) = ((offset % 2) as u32, offset / 2);
-        events.push(Event::Acked { partition: 0, producer, sequence, offset });
+        events.push(Event::Acked { partition: 0, producer, sequence, offset: Some(offset) });
     }
     events.push(Event::Range { partition: 0, start: 0, end: 20 });
     for offset in 0..20 {
@@ -115,7 +115,7 @@ fn altered() {
 #[test]
 fn two_values_acked_at_one_offset() {
     let verdict = judged(|events| {
-        events.insert(0, Event::Acked { partition: 0, producer: 2, sequence: 0, offset: 3 });
+        events.insert(0, Event::Acked { partition: 0, producer: 2, sequence: 0, offset: Some(3) });
     });
     assert_eq!(verdict.count(Kind::TwoValuesAtOneOffset), 1, "{verdict}");
     assert_eq!(verdict.count(Kind::Lost), 1, "{verdict}");
@@ -129,7 +129,7 @@ fn another_value_read_than_acked() {
         events.swap(last, 20);
         events.swap(20, 19);
         events.remove(last);
-        events.insert(20, Event::Acked { partition: 0, producer: 1, sequence: 9, offset: 19 });
+        events.insert(20, Event::Acked { partition: 0, producer: 1, sequence: 9, offset: Some(19) });
         events.insert(21, Event::Range { partition: 0, start: 0, end: 20 });
         let read_19 = events.len() - 1;
         events[read_19] = Event::Read { partition: 0, offset: 19, producer: 2, sequence: 0 };
@@ -141,7 +141,7 @@ fn another_value_read_than_acked() {
 #[test]
 fn moved() {
     let verdict = judged(|events| {
-        events[19] = Event::Acked { partition: 0, producer: 1, sequence: 9, offset: 25 };
+        events[19] = Event::Acked { partition: 0, producer: 1, sequence: 9, offset: Some(25) };
     });
     only(&verdict, Kind::Moved, 1);
 }
@@ -212,15 +212,15 @@ fn polls() {
 #[test]
 fn group_offsets_going_back() {
     let started_below = judged(|events| {
-        events.push(Event::Committed { partition: 0, offset: 6 });
+        events.push(Event::Committed { member: 0, partition: 0, offset: 6 });
         events.push(Event::Assigned { member: 1, partition: 0 });
         events.push(Event::Polled { member: 1, partition: 0, offset: 5 });
     });
     only(&started_below, Kind::GroupOffsetWentBack, 1);
     let answered = judged(|events| {
-        events.push(Event::Committed { partition: 0, offset: 6 });
+        events.push(Event::Committed { member: 0, partition: 0, offset: 6 });
         events.push(Event::Asking { query: 1 });
-        events.push(Event::Committed { partition: 0, offset: 7 });
+        events.push(Event::Committed { member: 0, partition: 0, offset: 7 });
         events.push(Event::GroupOffset { query: 1, partition: 0, offset: Some(6) });
         events.push(Event::Asking { query: 2 });
         events.push(Event::GroupOffset { query: 2, partition: 0, offset: Some(6) });
@@ -228,7 +228,7 @@ fn group_offsets_going_back() {
     });
     only(&answered, Kind::GroupOffsetWentBack, 2);
     let committed = judged(|events| {
-        events.extend([6, 4].map(|offset| Event::Committed { partition: 0, offset }));
+        events.extend([6, 4].map(|offset| Event::Committed { member: 0, partition: 0, offset }));
     });
     only(&committed, Kind::GroupOffsetWentBack, 1);
 }
@@ -241,7 +241,7 @@ fn limits_refuse() {
     assert!(history.produced(1, value, Outcome::Unknown).is_err());
     assert!(history.produced(0, Value { producer: 2, ..value }, Outcome::Unknown).is_err());
     assert!(history.produced(0, Value { sequence: 100, ..value }, Outcome::Unknown).is_err());
-    assert!(history.produced(0, value, Outcome::Acked { offset: 100 }).is_err());
+    assert!(history.produced(0, value, Outcome::Acked { offset: Some(100) }).is_err());
     assert!(history.read(0, 1 << 60, None).is_err());
 }
 
@@ -251,4 +251,83 @@ fn malformed_lines_are_errors() {
     for line in ["", "{}", r#"{"op":"read"}"#, r#"{"op":"polled","member":1,"partition":0,"offset":-1}"#] {
         assert!(replay(&mut history, format!("{line}\n").as_bytes()).is_err(), "{line}");
     }
+}
+
+#[test]
+fn an_answer_is_judged_by_what_was_known_before_it_was_asked_for() {
+    let mut history = History::new(Limits::default());
+    let write = |history: &mut History, sequence: u64| {
+        let outcome = Outcome::Acked { offset: Some(sequence) };
+        history.produced(0, Value { producer: 0, sequence }, outcome).expect("within limits");
+    };
+    let asked_early = history.end_floor(0);
+    (0..5).for_each(|sequence| write(&mut history, sequence));
+    let asked_late = history.end_floor(0);
+    // A paused broker's answer to what it was asked before the pause may be old.
+    history.end_offset(0, 1, asked_early).expect("within limits");
+    history.end_offset(0, 5, asked_late).expect("within limits");
+    assert!(history.verdict.is_clean(), "{}", history.verdict);
+    // What it is asked afterwards may not.
+    history.end_offset(0, 4, asked_late).expect("within limits");
+    only(&history.verdict, Kind::EndWentBack, 1);
+}
+
+#[test]
+fn log_start_going_back() {
+    let verdict = judged(|events| events.extend([0, 7, 3].map(|start| Event::Start { partition: 0, start })));
+    only(&verdict, Kind::StartWentBack, 1);
+}
+
+#[test]
+fn leaders_and_their_epochs() {
+    let leader = |source, epoch, leader| Event::Leader { source, partition: 0, epoch, leader };
+    let clean = judged(|events| {
+        // Brokers learn of a change one after the other, and one that comes back begins with what it knew.
+        events.extend([leader(1, 0, 1), leader(2, 1, 2), leader(1, 0, 1), leader(1, 1, 2)]);
+        events.extend([Event::SourceLost { source: 1 }, leader(1, 0, 1), leader(1, 2, 1)]);
+    });
+    assert!(clean.is_clean(), "{clean}");
+    only(&judged(|e| e.extend([leader(1, 3, 1), leader(2, 3, 2)])), Kind::TwoLeadersInOneEpoch, 1);
+    only(&judged(|e| e.extend([leader(1, 3, 1), leader(1, 2, 1)])), Kind::LeaderEpochWentBack, 1);
+}
+
+#[test]
+fn acked_without_an_offset_may_be_anywhere_but_must_be_there() {
+    let nowhere = |events: &mut Vec<Event>| {
+        events[19] = Event::Acked { partition: 0, producer: 1, sequence: 9, offset: None };
+    };
+    assert!(judged(nowhere).is_clean());
+    let verdict = judged(|events| {
+        nowhere(events);
+        events.pop();
+        events[20] = Event::Range { partition: 0, start: 0, end: 19 };
+    });
+    only(&verdict, Kind::Lost, 1);
+}
+
+#[test]
+fn several_members_share_what_is_polled() {
+    let poll = |member, offset| Event::Polled { member, partition: 0, offset };
+    let share = |events: &mut Vec<Event>, second_polls: bool| {
+        events.push(Event::Assigned { member: 1, partition: 0 });
+        events.extend((0..8).map(|offset| poll(1, offset)));
+        events.push(Event::Assigned { member: 2, partition: 0 });
+        if second_polls {
+            events.push(poll(2, 8));
+        }
+        // The second member's commit is told of first: the first one's was under way for longer.
+        events.push(Event::Committed { member: 2, partition: 0, offset: 9 });
+        events.push(Event::Committed { member: 1, partition: 0, offset: 8 });
+        events.push(Event::Assigned { member: 1, partition: 0 });
+        events.extend((9..20).map(|offset| poll(1, offset)));
+        events.push(Event::Drained { partition: 0, start: 0, end: 20 });
+    };
+    let clean = judged(|events| share(events, true));
+    assert!(clean.is_clean(), "{clean}");
+    let skipped = judged(|events| share(events, false));
+    only(&skipped, Kind::NeverPolled, 1);
+    let went_back = judged(|events| {
+        events.extend([9, 8].map(|offset| Event::Committed { member: 2, partition: 0, offset }));
+    });
+    only(&went_back, Kind::GroupOffsetWentBack, 1);
 }
