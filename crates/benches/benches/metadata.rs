@@ -9,7 +9,7 @@ use common::{LogIndex, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamI
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use metadata::command::{NewObject, NewSlice};
 use metadata::state::{State, apply};
-use metadata::{Command, Outcome};
+use metadata::{Command, Outcome, Registration};
 use uuid::Uuid;
 
 const NODES: i32 = 100;
@@ -36,7 +36,7 @@ impl Cluster {
         for node in 0..NODES {
             let incarnation = Uuid::from_u128(u128::from(node.unsigned_abs()) + 1);
             let id = NodeId(node);
-            cluster.submit(&Command::RegisterNode { id, incarnation, endpoints: Vec::new(), rack: None, wal: None });
+            cluster.submit(&Command::RegisterNode(Registration::new(id, incarnation)));
             let lease = Command::LeaseObjectIds { node: id, node_epoch: epoch(node), count: 100_000 };
             if let Outcome::Leased { first } = cluster.submit(&lease) {
                 cluster.next_object.push(first);

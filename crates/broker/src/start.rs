@@ -18,10 +18,10 @@ use std::time::Duration;
 use common::budget::ByteBudget;
 use common::supervisor::Supervisor;
 use common::{Clock, NodeEpoch, Random, SystemClock, SystemRandom};
-use metadata::command::{Command, Outcome, Refusal};
+use metadata::command::{Command, Outcome, Refusal, Registration};
 use metadata::image::Endpoint;
 use metadata::raft::NoPeers;
-use metadata::{MetadataClient, Node, NodeConfig};
+use metadata::{MetadataClient, Node, NodeConfig, WalClass, WalDescriptor};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use s3stream::{ObjectManager, StreamManager, StreamStore};
@@ -263,13 +263,13 @@ async fn register(
         host: socket.config.advertised_host.clone(),
         port: socket.config.advertised_port,
     });
-    let command = Command::RegisterNode {
-        id: config.node_id,
-        incarnation: random.uuid(),
+    let wal = WalDescriptor { uuid: wal, class: WalClass::Private, location: config.wal_url.as_str().into() };
+    let command = Command::RegisterNode(Registration {
         endpoints: endpoints.collect(),
         rack: config.rack.as_deref().map(Into::into),
         wal: Some(wal),
-    };
+        ..Registration::new(config.node_id, random.uuid())
+    });
     match submit(metadata, command).await? {
         Outcome::Registered { epoch } => Ok(epoch),
         other => Err(StartError::Metadata(format!("registration answered {other:?}"))),

@@ -1,6 +1,7 @@
 //! What changed between two images. Images share structure, so the cost follows the change, not the size.
 
 use std::collections::BTreeSet;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use common::{LogIndex, NodeId, StreamId};
@@ -23,6 +24,8 @@ pub struct Delta {
     pub configs: BTreeSet<ConfigResource>,
     /// Streams whose epoch, owner or start changed, or that were added or removed.
     pub streams: BTreeSet<StreamId>,
+    /// Write-ahead logs that came, were opened, sealed or retired, or went. What is pending for a sealed one is left out.
+    pub wals: BTreeSet<Uuid>,
     /// Whether a feature level changed.
     pub features: bool,
 }
@@ -36,6 +39,7 @@ impl Delta {
             topics: old.topics.diff(&new.topics).map(|item| *key(&item)).collect(),
             configs: old.configs.diff(&new.configs).map(|item| key(&item).clone()).collect(),
             streams: BTreeSet::new(),
+            wals: BTreeSet::new(),
             features: old.features != new.features,
         };
         for item in old.streams.diff(&new.streams) {
@@ -46,6 +50,15 @@ impl Delta {
                 continue;
             }
             delta.streams.insert(*key(&item));
+        }
+        for item in old.wals.diff(&new.wals) {
+            if let DiffItem::Update { old: (_, old), new: (_, new) } = &item
+                && discriminant(&old.state) == discriminant(&new.state)
+                && (old.node, old.class, &old.location) == (new.node, new.class, &new.location)
+            {
+                continue;
+            }
+            delta.wals.insert(*key(&item));
         }
         delta
     }
@@ -104,7 +117,7 @@ mod tests {
     use common::{NodeEpoch, NodeId};
 
     use super::*;
-    use crate::command::Command;
+    use crate::command::{Command, Registration};
     use crate::state;
 
     fn apply(image: &mut MetadataImage, command: Command) {
@@ -117,13 +130,7 @@ mod tests {
     fn names_what_changed_and_nothing_else() {
         let mut image = MetadataImage::default();
         let node = NodeId(1);
-        let register = Command::RegisterNode {
-            id: node,
-            incarnation: Uuid::from_u128(1),
-            endpoints: Vec::new(),
-            rack: None,
-            wal: None,
-        };
+        let register = Command::RegisterNode(Registration::new(node, Uuid::from_u128(1)));
         apply(&mut image, register);
         let create = |id: u128| Command::CreateTopic {
             id: Uuid::from_u128(id),

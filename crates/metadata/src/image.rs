@@ -6,6 +6,8 @@ use common::{LogIndex, Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, St
 use imbl::{OrdMap, OrdSet};
 use uuid::Uuid;
 
+use crate::command::Registration;
+
 /// All metadata at one Raft log index.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetadataImage {
@@ -34,6 +36,8 @@ pub struct MetadataImage {
     pub stream_sets: OrdSet<ObjectId>,
     /// Lives of write-ahead logs by uuid.
     pub wals: OrdMap<Uuid, WalImage>,
+    /// Those of them that are sealed: few, and mostly none.
+    pub sealed_wals: OrdSet<Uuid>,
     /// Finalized feature levels.
     pub features: OrdMap<Arc<str>, i16>,
     /// The object store prefix this cluster has claimed, empty before it did.
@@ -74,31 +78,109 @@ pub struct NodeImage {
     pub endpoints: Vec<Endpoint>,
     /// `broker.rack`.
     pub rack: Option<Arc<str>>,
-    /// Fenced nodes lead nothing.
+    /// `host:port` of its peer listener; empty when it has none.
+    pub peer: Arc<str>,
+    /// The newest version of formats and commands that it reads and writes.
+    pub version: u32,
+    /// Fenced: taken for dead until it registers again. Clients are not sent to it.
     pub fenced: bool,
+    /// Whether it wishes, or is wished, to lead nothing.
+    pub draining: NodeDraining,
     /// The write-ahead log it registered with.
     pub wal: Option<Uuid>,
 }
 
+impl NodeImage {
+    /// A life that just began.
+    #[must_use]
+    pub fn new(from: &Registration, epoch: NodeEpoch) -> Self {
+        Self {
+            id: from.id,
+            epoch,
+            incarnation: from.incarnation,
+            endpoints: from.endpoints.clone(),
+            rack: from.rack.clone(),
+            peer: Arc::clone(&from.peer),
+            version: from.version,
+            fenced: false,
+            draining: NodeDraining::No,
+            wal: from.wal.as_ref().map(|wal| wal.uuid),
+        }
+    }
+}
+
+/// Whether a node is to give away what it leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeDraining {
+    /// It leads what it is given.
+    #[default]
+    No,
+    /// It is stopping. Ends with its next registration.
+    Stopping,
+    /// An operator drains it. Lasts until an operator ends it.
+    ByOperator,
+}
+
+/// Who can reach a write-ahead log when its node is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WalClass {
+    /// Nobody: a disk that dies with its node.
+    #[default]
+    Private,
+    /// Other nodes: a path they share, or a volume that can be attached to them.
+    Shared,
+}
+
+/// A write-ahead log as its node describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalDescriptor {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Who can reach it.
+    pub class: WalClass,
+    /// Where it is: a URL like `ottla.wal.url`.
+    pub location: Arc<str>,
+}
+
 /// The life of one write-ahead log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalImage {
     /// The node it belongs to.
     pub node: NodeId,
+    /// Who can reach it.
+    pub class: WalClass,
+    /// Where it is: a URL like `ottla.wal.url`.
+    pub location: Arc<str>,
     /// Where it stands in its life.
     pub state: WalState,
 }
 
 /// A write-ahead log is open, then sealed (its owner is gone; nobody appends any more), then retired (nothing
-/// in it is needed).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// in it is needed). One that a clean stop has retired may be opened again; one that was given up never is.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalState {
     /// Its node appends to it, or will recover it.
     Open,
-    /// Ends for good at this position.
-    Sealed(Lsn),
+    /// Ended for good.
+    Sealed {
+        /// Where it ends.
+        end: Lsn,
+        /// Streams whose records reach above their committed end, and up to where. Whoever leads them now
+        /// commits these records; the commit that covers the last of them retires the log.
+        pending: OrdMap<StreamId, Offset>,
+    },
     /// Holds nothing that is not committed.
     Retired,
+    /// An operator gave up what was not committed.
+    Abandoned,
+}
+
+impl WalState {
+    /// Whether nothing in it is needed (any more).
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Retired | Self::Abandoned)
+    }
 }
 
 /// Where clients reach a node.
@@ -155,6 +237,42 @@ pub struct StreamImage {
     pub topic: Uuid,
     /// Index of the partition within the topic.
     pub partition: i32,
+    /// An epoch set aside for a move that is under way.
+    pub reserved: Option<Reservation>,
+    /// Epochs that were reserved and never granted. A log may hold records of them, which no recovery takes.
+    pub void: Arc<[VoidEpoch]>,
+}
+
+impl StreamImage {
+    /// The epoch that comes next: above every epoch that any log may hold records of.
+    #[must_use]
+    pub fn next_epoch(&self) -> StreamEpoch {
+        let reserved = self.reserved.map_or(StreamEpoch(0), |reservation| reservation.epoch);
+        let void = self.void.iter().map(|void| void.epoch).max().unwrap_or_default();
+        StreamEpoch(self.epoch.max(reserved).max(void).0 + 1)
+    }
+}
+
+/// A stream epoch that was set aside, not granted: the target of a move writes the handed-over tail under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The epoch.
+    pub epoch: StreamEpoch,
+    /// The target.
+    pub node: NodeId,
+    /// Its life.
+    pub node_epoch: NodeEpoch,
+    /// The log it writes to.
+    pub wal: Option<Uuid>,
+}
+
+/// An epoch that was never granted, with the log that may hold records of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoidEpoch {
+    /// The epoch.
+    pub epoch: StreamEpoch,
+    /// The log.
+    pub wal: Uuid,
 }
 
 /// A stream's offsets within one object, filed under their first offset in [`MetadataImage::ranges`].
@@ -244,5 +362,41 @@ impl MetadataImage {
     #[must_use]
     pub fn partition_of(&self, stream: &StreamImage) -> Option<&PartitionImage> {
         self.topics.get(&stream.topic)?.partitions.get(usize::try_from(stream.partition).ok()?)
+    }
+
+    /// Whether a node is registered and not fenced.
+    #[must_use]
+    pub fn is_live(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| !node.fenced)
+    }
+
+    /// Streams of the partitions that `node` leads, its dead lives included. Walks all partitions: some
+    /// milliseconds for 100,000, paid when a node is lost, drained or unregistered.
+    pub fn streams_led_by(&self, node: NodeId) -> impl Iterator<Item = StreamId> + '_ {
+        let partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+        partitions.filter(move |partition| partition.leader == node).map(|partition| partition.stream)
+    }
+
+    /// The newest version that every registered node reads: what may be written, in logs and on wires.
+    #[must_use]
+    pub fn least_version(&self) -> u32 {
+        self.nodes.values().map(|node| node.version).min().unwrap_or(crate::VERSION)
+    }
+
+    /// A partition's leader, unless that node is fenced: then clients have nobody to turn to.
+    #[must_use]
+    pub fn leader_or_none(&self, partition: &PartitionImage) -> Option<NodeId> {
+        self.is_live(partition.leader).then_some(partition.leader)
+    }
+
+    /// A partition's replicas as clients are told them: those assigned, and its leader where a failover put it elsewhere.
+    pub fn replicas_of<'a>(&self, partition: &'a PartitionImage) -> impl Iterator<Item = NodeId> + use<'a> {
+        let stray = (!partition.replicas.contains(&partition.leader)).then_some(partition.leader);
+        partition.replicas.iter().copied().chain(stray)
+    }
+
+    /// In-sync replicas: every live replica, for none holds data of its own that could lag.
+    pub fn isr<'a>(&'a self, partition: &'a PartitionImage) -> impl Iterator<Item = NodeId> + 'a {
+        self.replicas_of(partition).filter(|node| self.is_live(*node))
     }
 }

@@ -10,7 +10,14 @@ pub mod state;
 mod wire;
 
 pub use client::{MetadataClient, SubmitError};
-pub use command::{Command, Outcome};
+/// Version of formats and commands that this build reads and writes. A cluster writes what its oldest node reads:
+/// [`MetadataImage::least_version`].
+pub const VERSION: u32 = 2;
+
+pub use command::{Command, Outcome, Registration};
 pub use delta::{Delta, Subscription};
-pub use image::{ConfigResource, MetadataImage, NodeImage, ObjectImage, PartitionImage, StreamImage, TopicImage};
+pub use image::{
+    ConfigResource, MetadataImage, NodeDraining, NodeImage, ObjectImage, PartitionImage, StreamImage, TopicImage,
+    WalClass, WalDescriptor, WalImage, WalState,
+};
 pub use raft::{Node, NodeConfig, QuorumReplica, QuorumState, StartError};

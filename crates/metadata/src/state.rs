@@ -5,10 +5,13 @@
 //! a clone of a few pointers.
 
 mod cluster;
+mod moves;
+mod nodes;
 mod objects;
 mod streams;
 mod topics;
 pub mod validate;
+mod wals;
 
 #[cfg(test)]
 mod model;
@@ -37,11 +40,9 @@ pub fn apply(state: &mut State, index: LogIndex, now_ms: i64, command: &Command)
 fn judge(state: &mut State, now_ms: i64, command: &Command) -> Result<Outcome, Refusal> {
     match command {
         Command::Bootstrap { cluster_id } => cluster::bootstrap(state, cluster_id),
-        Command::RegisterNode { id, incarnation, endpoints, rack, wal } => {
-            cluster::register(state, *id, *incarnation, endpoints, rack.as_ref(), *wal)
-        }
-        Command::SealWal { wal, end } => cluster::seal_wal(state, *wal, *end),
-        Command::RetireWal { wal } => cluster::retire_wal(state, *wal),
+        Command::RegisterNode(from) => nodes::register(state, from),
+        Command::SealWal { .. } => Err(Refusal::Invalid("a log is sealed when its node is failed over".into())),
+        Command::RetireWal { wal } => wals::retire(state, *wal),
         Command::ClaimStore { store } => cluster::claim_store(state, store),
         Command::FinalizeFeatures { levels } => cluster::finalize_features(state, levels),
         Command::AlterConfigs { resource, changes } => cluster::alter_configs(state, resource, changes),
@@ -63,6 +64,15 @@ fn judge(state: &mut State, now_ms: i64, command: &Command) -> Result<Outcome, R
             objects::commit(state, now_ms, (*node, *node_epoch), objects, replaces)
         }
         Command::ForgetObjects { objects } => objects::forget(state, objects),
+        Command::FailOver(command) => nodes::fail_over(state, command),
+        Command::ReserveMove { source, target, streams } => moves::reserve(state, *source, *target, streams),
+        Command::CommitMove { source, target, streams } => moves::commit(state, *source, *target, streams),
+        Command::CancelMove { source, streams } => moves::cancel(state, *source, streams),
+        Command::SetDraining { node, draining } => nodes::set_draining(state, *node, *draining),
+        Command::StopNode { node, node_epoch } => nodes::stop(state, *node, *node_epoch),
+        Command::UnregisterNode { node } => nodes::unregister(state, *node),
+        Command::AbandonWal { wal, leaders } => nodes::abandon_wal(state, *wal, leaders),
+        Command::AlterReplicas { changes } => Ok(moves::alter_replicas(state, changes)),
     }
 }
 

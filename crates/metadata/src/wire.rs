@@ -4,6 +4,7 @@
 
 mod command;
 mod convert;
+mod moves;
 mod rpc;
 mod snapshot;
 

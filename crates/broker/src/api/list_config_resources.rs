@@ -65,7 +65,7 @@ mod tests {
     use bytes::BytesMut;
     use common::{NodeEpoch, NodeId};
     use kafka_protocol::protocol::Encodable;
-    use metadata::NodeImage;
+    use metadata::{NodeImage, Registration};
     use uuid::Uuid;
 
     use super::*;
@@ -74,15 +74,8 @@ mod tests {
         let mut image = MetadataImage::default();
         image.topic_ids.insert(Arc::from("t"), Uuid::from_u128(1));
         for (id, fenced) in [(1, false), (2, true)] {
-            let node = NodeImage {
-                id: NodeId(id),
-                epoch: NodeEpoch(1),
-                incarnation: Uuid::from_u128(2),
-                endpoints: Vec::new(),
-                rack: None,
-                fenced,
-                wal: None,
-            };
+            let mut node = NodeImage::new(&Registration::new(NodeId(id), Uuid::from_u128(2)), NodeEpoch(1));
+            node.fenced = fenced;
             image.nodes.insert(NodeId(id), Arc::new(node));
         }
         image

@@ -74,7 +74,7 @@ pub fn check_assignment(image: &MetadataImage, replicas: &[NodeId], factor: Opti
 #[cfg(test)]
 mod tests {
     use common::{NodeEpoch, SeededRandom};
-    use metadata::NodeImage;
+    use metadata::{NodeImage, Registration};
     use uuid::Uuid;
 
     use super::*;
@@ -82,15 +82,8 @@ mod tests {
     fn image(nodes: &[(i32, bool)]) -> MetadataImage {
         let mut image = MetadataImage::default();
         for &(id, fenced) in nodes {
-            let node = NodeImage {
-                id: NodeId(id),
-                epoch: NodeEpoch(1),
-                incarnation: Uuid::nil(),
-                endpoints: Vec::new(),
-                rack: None,
-                fenced,
-                wal: None,
-            };
+            let mut node = NodeImage::new(&Registration::new(NodeId(id), Uuid::nil()), NodeEpoch(1));
+            node.fenced = fenced;
             image.nodes.insert(NodeId(id), Arc::new(node));
         }
         image

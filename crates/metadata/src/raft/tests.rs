@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{NoPeers, Node, NodeConfig};
 use crate::client::MetadataClient;
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Outcome, Registration};
 use crate::log::{MemoryLogStore, RaftLogStore};
 
 async fn start(store: &Arc<MemoryLogStore>) -> (Arc<Node>, MetadataClient) {
@@ -16,13 +16,7 @@ async fn start(store: &Arc<MemoryLogStore>) -> (Arc<Node>, MetadataClient) {
 }
 
 fn register(incarnation: u128) -> Command {
-    Command::RegisterNode {
-        id: NodeId(1),
-        incarnation: Uuid::from_u128(incarnation),
-        endpoints: Vec::new(),
-        rack: None,
-        wal: None,
-    }
+    Command::RegisterNode(Registration::new(NodeId(1), Uuid::from_u128(incarnation)))
 }
 
 fn topic(id: u128, name: &str) -> Command {
@@ -208,14 +202,9 @@ impl Cluster {
 async fn three_voters_forward_commands_and_survive_their_leader() {
     let cluster = Cluster::start().await;
     let leader = cluster.leader().await;
-    for through in 0..3 {
-        let register = Command::RegisterNode {
-            id: NodeId(through),
-            incarnation: Uuid::from_u128(u128::from(through.unsigned_abs()) + 1),
-            endpoints: Vec::new(),
-            rack: None,
-            wal: None,
-        };
+    for through in 0..3_i32 {
+        let incarnation = Uuid::from_u128(u128::from(through.unsigned_abs()) + 1);
+        let register = Command::RegisterNode(Registration::new(NodeId(through), incarnation));
         assert!(matches!(cluster.submit(NodeId(through), &register).await, Outcome::Registered { .. }));
         assert!(cluster.client(NodeId(through)).image().nodes.contains_key(&NodeId(through)), "in the own image");
     }

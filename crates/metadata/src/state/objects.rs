@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use common::{NodeEpoch, NodeId, ObjectId, Offset, StreamId};
 
-use super::{State, require_current};
+use super::{State, require_current, wals};
 use crate::command::{NewObject, NewSlice, Outcome, Refusal};
 use crate::image::{ObjectImage, RangeImage, SliceImage};
 
@@ -110,6 +110,7 @@ fn commit_slice(
         if let Some(stream) = state.streams.get_mut(&slice.stream) {
             Arc::make_mut(stream).end = slice.end;
         }
+        wals::settle(state, slice.stream);
     } else if !take_over(state, now_ms, slice, replaces) {
         return false;
     }

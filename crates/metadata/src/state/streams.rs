@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use common::{NodeEpoch, NodeId, Offset, StreamEpoch, StreamId};
 
-use super::{State, objects, require_current};
-use crate::command::{Outcome, Refusal};
+use super::{State, moves, objects, wals};
+use crate::command::{Life, Outcome, Refusal};
 
 /// Opens streams whose partitions `node` leads. Every opening bumps the stream epoch, which fences whoever held
 /// it before. The leader epoch follows Kafka: it stays 0 at the first opening, and while the same life of the
@@ -16,26 +16,25 @@ pub(super) fn open(
     node_epoch: NodeEpoch,
     streams: &[StreamId],
 ) -> Result<Outcome, Refusal> {
-    require_current(state, node, node_epoch)?;
+    moves::require_live(state, (node, node_epoch))?;
     let epochs = streams.iter().map(|stream| open_one(state, (node, node_epoch), *stream)).collect();
     Ok(Outcome::Opened { epochs })
 }
 
-fn open_one(state: &mut State, owner: (NodeId, NodeEpoch), id: StreamId) -> Option<StreamEpoch> {
-    let stream = state.streams.get(&id)?;
-    let index = usize::try_from(stream.partition).ok()?;
-    if state.partition_of(stream)?.leader != owner.0 {
+fn open_one(state: &mut State, owner: Life, id: StreamId) -> Option<StreamEpoch> {
+    if moves::leader_of(state, id)? != owner.0 {
         return None;
     }
-    if stream.epoch.0 > 0 && stream.owner != Some(owner) {
-        let topic = state.topics.get_mut(&stream.topic)?;
-        let partition = Arc::make_mut(topic).partitions.get_mut(index)?;
-        partition.leader_epoch = partition.leader_epoch.checked_add(1).expect("fewer than 2^31 openings");
+    let State { streams, wals, .. } = &mut *state;
+    let stream = Arc::make_mut(streams.get_mut(&id)?);
+    let is_new_life = stream.epoch.0 > 0 && stream.owner != Some(owner);
+    moves::void_reservation(wals, stream);
+    let epoch = stream.next_epoch();
+    moves::grant(stream, epoch, owner);
+    if is_new_life && let Some(partition) = moves::partition_mut(state, id) {
+        moves::bump_leader_epoch(partition);
     }
-    let stream = Arc::make_mut(state.streams.get_mut(&id)?);
-    stream.epoch.0 += 1;
-    stream.owner = Some(owner);
-    Some(stream.epoch)
+    Some(epoch)
 }
 
 /// Moves a stream's start up. A start at or below the current one changes nothing, as Kafka has it.
@@ -53,6 +52,7 @@ pub(super) fn trim(
     if start > stream.start {
         Arc::make_mut(stream).start = start;
         objects::drop_ranges(state, now_ms, id, start);
+        wals::settle(state, id);
     }
     Ok(Outcome::Done)
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use common::{LogIndex, Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
+use common::{LogIndex, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 use uuid::Uuid;
 
 use super::{State, apply};
-use crate::command::{Command, NewObject, NewSlice, Outcome, Refusal};
-use crate::image::{ConfigResource, WalState};
+use crate::command::{Command, NewObject, NewSlice, Outcome, Refusal, Registration};
+use crate::image::{ConfigResource, WalClass, WalDescriptor};
+
+mod leaders;
 
 const NODE: NodeId = NodeId(1);
 
@@ -72,7 +74,8 @@ impl Machine {
 }
 
 pub(super) fn register(id: NodeId, incarnation: Uuid, wal: Option<Uuid>) -> Command {
-    Command::RegisterNode { id, incarnation, endpoints: Vec::new(), rack: None, wal }
+    let wal = wal.map(|uuid| WalDescriptor { uuid, class: WalClass::Shared, location: "file:///wal".into() });
+    Command::RegisterNode(Registration { wal, ..Registration::new(id, incarnation) })
 }
 
 pub(super) fn create(id: u128, name: &str, partitions: usize) -> Command {
@@ -147,13 +150,12 @@ fn a_node_comes_with_its_open_log_or_not_at_all() {
     assert!(matches!(come(&mut machine, NODE, other), Outcome::Registered { .. }));
     assert!(!machine.state.wals.contains_key(&wal), "retired and replaced");
 
-    let seal = |end| Command::SealWal { wal: other, end: Lsn(end) };
-    assert_eq!(machine.apply(&seal(7)), Outcome::Done);
-    assert_eq!(machine.apply(&seal(7)), Outcome::Done);
-    assert!(matches!(machine.apply(&seal(8)), Outcome::Refused(Refusal::Invalid(_))));
-    assert_eq!(machine.state.wals[&other].state, WalState::Sealed(Lsn(7)));
-    assert!(matches!(come(&mut machine, NODE, other), Outcome::Refused(Refusal::Fenced(_))));
-    assert!(matches!(come(&mut machine, NODE, wal), Outcome::Registered { .. }));
+    let without = Command::RegisterNode(Registration::new(NODE, Uuid::from_u128(99)));
+    assert_eq!(
+        machine.apply(&without),
+        Outcome::Refused(Refusal::WalMissing(other)),
+        "what it may hold is not passed by"
+    );
 }
 
 #[test]

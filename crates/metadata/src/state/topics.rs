@@ -5,9 +5,9 @@ use std::sync::Arc;
 use common::{NodeId, Offset, StreamEpoch, StreamId};
 use uuid::Uuid;
 
-use super::{State, objects};
+use super::{State, objects, wals};
 use crate::command::{Outcome, Refusal};
-use crate::image::{ConfigResource, PartitionImage, StreamImage, TopicImage};
+use crate::image::{ConfigResource, NodeDraining, PartitionImage, StreamImage, TopicImage};
 
 /// Most partitions of one topic: a bound on what one entry makes every node allocate.
 const PARTITIONS_MAX: usize = 1_000_000;
@@ -52,6 +52,7 @@ pub(super) fn delete(state: &mut State, now_ms: i64, id: Uuid) -> Result<Outcome
             if let Some((object, _)) = stream.checkpoint {
                 objects::dereference(state, now_ms, object);
             }
+            wals::settle(state, partition.stream);
         }
     }
     Ok(Outcome::Done)
@@ -71,9 +72,9 @@ fn require_placeable(state: &State, existing: usize, added: &[Arc<[NodeId]>]) ->
         return Err(Refusal::Invalid(format!("a topic has at most {PARTITIONS_MAX} partitions")));
     }
     for replicas in added {
-        let leader = replicas.first().ok_or_else(|| Refusal::Invalid("a partition needs a replica".into()))?;
-        if !state.nodes.contains_key(leader) {
-            return Err(Refusal::Invalid(format!("node {leader} is not registered")));
+        let first = replicas.first().ok_or_else(|| Refusal::Invalid("a partition needs a replica".into()))?;
+        if !replicas.iter().any(|node| state.is_live(*node)) {
+            return Err(Refusal::Invalid(format!("no replica is alive, beginning with node {first}")));
         }
     }
     Ok(())
@@ -92,9 +93,24 @@ fn new_partitions(state: &mut State, topic: Uuid, from: usize, added: &[Arc<[Nod
             checkpoint: None,
             topic,
             partition: i32::try_from(index).expect("a topic has at most PARTITIONS_MAX partitions"),
+            reserved: None,
+            void: Arc::default(),
         };
         state.streams.insert(stream, Arc::new(image));
-        PartitionImage { leader: replicas[0], leader_epoch: 0, replicas: Arc::clone(replicas), stream }
+        PartitionImage {
+            leader: first_leader(state, replicas),
+            leader_epoch: 0,
+            replicas: Arc::clone(replicas),
+            stream,
+        }
     };
     numbered.map(create).collect()
+}
+
+/// The preferred leader, unless it was fenced since it was chosen, or is to give away what it leads.
+fn first_leader(state: &State, replicas: &[NodeId]) -> NodeId {
+    let is_free =
+        |node: &&NodeId| state.nodes.get(*node).is_some_and(|node| !node.fenced && node.draining == NodeDraining::No);
+    let live = || replicas.iter().find(|node| state.is_live(**node));
+    *replicas.iter().find(is_free).or_else(live).unwrap_or(&replicas[0])
 }

@@ -1,11 +1,14 @@
 //! Invariants of the state, as code. Run on every apply in debug builds, and by tests and simulation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::{ObjectId, Offset, StreamId};
+use common::{ObjectId, Offset, StreamEpoch, StreamId};
+
+use uuid::Uuid;
 
 use super::State;
-use crate::image::{RangeImage, StreamImage};
+use super::moves::VOID_MAX;
+use crate::image::{RangeImage, StreamImage, WalState};
 
 /// In debug builds a large state is checked only at every so many entries, for a check walks all of it.
 #[cfg(debug_assertions)]
@@ -29,7 +32,10 @@ impl State {
     /// * Ranges of a stream are contiguous and cover `start..end` exactly once; none lies below the start.
     /// * An object's references are the ranges and checkpoints that name it; one without any is destroyed.
     /// * Every partition has a stream that knows it, every stream a partition; topic ids and names match.
+    /// * Every partition is led by a registered node, and no node is forgotten whose log may be needed.
     /// * Ids and epochs in use lie below the counters they come from.
+    /// * Reserved and void epochs were never granted, and no number is used twice.
+    /// * A node has one open log at most. A sealed one is pending for existing streams, above their committed ends.
     pub fn validate(&self) -> Result<(), String> {
         self.validate_topics()?;
         let mut references: BTreeMap<ObjectId, u32> = BTreeMap::new();
@@ -46,7 +52,8 @@ impl State {
             return Err(format!("ranges of stream {stream}, which does not exist"));
         }
         self.validate_objects(&references)?;
-        self.validate_nodes()
+        self.validate_nodes()?;
+        self.validate_wals()
     }
 
     fn validate_topics(&self) -> Result<(), String> {
@@ -61,8 +68,9 @@ impl State {
             for (index, partition) in topic.partitions.iter().enumerate() {
                 let stream = self.streams.get(&partition.stream);
                 let knows = stream.is_some_and(|stream| stream.topic == *id && stream.partition as usize == index);
-                if !knows || !partition.replicas.contains(&partition.leader) || partition.leader_epoch < 0 {
-                    return Err(format!("partition {}-{index} does not fit its stream or replicas", topic.name));
+                let is_led = self.nodes.contains_key(&partition.leader) && partition.leader_epoch >= 0;
+                if !knows || !is_led || partition.replicas.is_empty() {
+                    return Err(format!("partition {}-{index} does not fit its stream, or has no leader", topic.name));
                 }
             }
             partitions += topic.partitions.len();
@@ -78,6 +86,7 @@ impl State {
         if id.0 >= self.next.stream || stream.start.0 < 0 || stream.end.0 < 0 || owned != (stream.epoch.0 > 0) {
             return Err(format!("stream {id}: an id, offset or epoch is out of place: {stream:?}"));
         }
+        Self::validate_epochs(id, stream)?;
         let ranges: Vec<(Offset, &RangeImage)> = self.ranges_of(id).collect();
         let (Some((first, front)), Some((_, last))) = (ranges.first(), ranges.last()) else {
             let empty = stream.start >= stream.end;
@@ -118,6 +127,43 @@ impl State {
         let odd = self.nodes.iter().find(|(id, node)| **id != node.id || node.epoch.0 >= self.next.node_epoch);
         match odd {
             Some((id, node)) => Err(format!("node {id} is out of place: {node:?}")),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_epochs(id: StreamId, stream: &StreamImage) -> Result<(), String> {
+        let ungranted: Vec<StreamEpoch> =
+            stream.void.iter().map(|void| void.epoch).chain(stream.reserved.map(|reserved| reserved.epoch)).collect();
+        let rise = ungranted.windows(2).all(|pair| pair[0] < pair[1]);
+        let is_above = stream.reserved.is_none_or(|reserved| reserved.epoch > stream.epoch);
+        if !rise || !is_above || ungranted.contains(&stream.epoch) || stream.void.len() > VOID_MAX + 1 {
+            return Err(format!("stream {id}: a reserved or void epoch is out of place: {stream:?}"));
+        }
+        Ok(())
+    }
+
+    fn validate_wals(&self) -> Result<(), String> {
+        let mut owners = BTreeSet::new();
+        for (uuid, wal) in &self.wals {
+            let needs_node = !wal.state.is_over();
+            if needs_node && !self.nodes.contains_key(&wal.node) {
+                return Err(format!("the write-ahead log {uuid} is needed, and its node {} is unknown", wal.node));
+            }
+            if wal.state == WalState::Open && !owners.insert(wal.node) {
+                return Err(format!("node {} has two write-ahead logs open", wal.node));
+            }
+            let WalState::Sealed { pending, .. } = &wal.state else { continue };
+            let is_pending = |(stream, tail): (&StreamId, &Offset)| {
+                self.streams.get(stream).is_some_and(|stream| *tail > stream.end.max(stream.start))
+            };
+            if !self.sealed_wals.contains(uuid) || !pending.iter().all(is_pending) {
+                return Err(format!("the sealed write-ahead log {uuid} is pending for what is committed: {wal:?}"));
+            }
+        }
+        let is_sealed =
+            |uuid: &Uuid| self.wals.get(uuid).is_some_and(|wal| matches!(wal.state, WalState::Sealed { .. }));
+        match self.sealed_wals.iter().find(|uuid| !is_sealed(*uuid)) {
+            Some(uuid) => Err(format!("the write-ahead log {uuid} is listed as sealed")),
             None => Ok(()),
         }
     }

@@ -7,8 +7,14 @@ use common::{Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 use prost::Message as _;
 
 use super::WireError;
-use super::convert::{EndpointMessage, Replicas, Resource, Setting, optional_uuid, text, uuid, uuid_bytes};
-use crate::command::{Command, NewObject, NewSlice};
+use super::convert::{
+    EndpointMessage, Feature, NodeFacts, Replicas, Resource, Setting, WalPlace, optional_uuid, uuid, uuid_bytes,
+};
+use super::moves::{
+    AbandonMessage, AlterReplicasMessage, DrainingMessage, FailOverMessage, LifeMessage, MoveMessage, life,
+};
+use crate::command::{Command, NewObject, NewSlice, Registration};
+use crate::image::WalDescriptor;
 use crate::raft::{EntryBody, Membership};
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -47,7 +53,10 @@ struct ProposalMessage {
     /// Wall time at the submitter, milliseconds.
     #[prost(sint64, tag = "1")]
     now_ms: i64,
-    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(
+        oneof = "Kind",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
+    )]
     kind: Option<Kind>,
 }
 
@@ -85,6 +94,24 @@ enum Kind {
     ClaimStore(String),
     #[prost(message, tag = "17")]
     FinalizeFeatures(FinalizeFeatures),
+    #[prost(message, tag = "18")]
+    FailOver(FailOverMessage),
+    #[prost(message, tag = "19")]
+    ReserveMove(MoveMessage),
+    #[prost(message, tag = "20")]
+    CommitMove(MoveMessage),
+    #[prost(message, tag = "21")]
+    CancelMove(MoveMessage),
+    #[prost(message, tag = "22")]
+    SetDraining(DrainingMessage),
+    #[prost(message, tag = "23")]
+    StopNode(LifeMessage),
+    #[prost(int32, tag = "24")]
+    UnregisterNode(i32),
+    #[prost(message, tag = "25")]
+    AbandonWal(AbandonMessage),
+    #[prost(message, tag = "26")]
+    AlterReplicas(AlterReplicasMessage),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -99,6 +126,10 @@ struct RegisterNode {
     rack: Option<String>,
     #[prost(bytes = "bytes", optional, tag = "5")]
     wal: Option<Bytes>,
+    #[prost(message, optional, tag = "6")]
+    facts: Option<NodeFacts>,
+    #[prost(message, optional, tag = "7")]
+    place: Option<WalPlace>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -218,15 +249,7 @@ struct SealWal {
 #[derive(Clone, PartialEq, prost::Message)]
 struct FinalizeFeatures {
     #[prost(message, repeated, tag = "1")]
-    levels: Vec<FeatureLevel>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct FeatureLevel {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int32, tag = "2")]
-    level: i32,
+    levels: Vec<Feature>,
 }
 
 /// Encodes the body of a log entry.
@@ -268,39 +291,24 @@ impl From<MembershipMessage> for Membership {
 }
 
 fn kind_of(command: &Command) -> Kind {
-    let settings = |changes: &[(Arc<str>, Option<Arc<str>>)]| {
-        let setting = |(name, value): &(Arc<str>, Option<Arc<str>>)| Setting {
-            name: name.to_string(),
-            value: value.as_ref().map(ToString::to_string),
-        };
-        changes.iter().map(setting).collect()
-    };
     match command {
         Command::Bootstrap { cluster_id } => Kind::Bootstrap(cluster_id.to_string()),
-        Command::RegisterNode { id, incarnation, endpoints, rack, wal } => Kind::RegisterNode(RegisterNode {
-            id: id.0,
-            incarnation: uuid_bytes(*incarnation),
-            endpoints: endpoints.iter().map(Into::into).collect(),
-            rack: rack.as_ref().map(ToString::to_string),
-            wal: wal.map(uuid_bytes),
-        }),
+        Command::RegisterNode(from) => Kind::RegisterNode(from.into()),
         Command::CreateTopic { id, name, partitions, configs } => Kind::CreateTopic(CreateTopic {
             id: uuid_bytes(*id),
             name: name.to_string(),
             partitions: partitions.iter().map(Into::into).collect(),
-            configs: configs
-                .iter()
-                .map(|(name, value)| Setting { name: name.to_string(), value: Some(value.to_string()) })
-                .collect(),
+            configs: configs.iter().map(Into::into).collect(),
         }),
         Command::DeleteTopic { id } => Kind::DeleteTopic(uuid_bytes(*id)),
         Command::CreatePartitions { topic, added } => Kind::CreatePartitions(CreatePartitions {
             topic: uuid_bytes(*topic),
             added: added.iter().map(Into::into).collect(),
         }),
-        Command::AlterConfigs { resource, changes } => {
-            Kind::AlterConfigs(AlterConfigs { resource: Some(resource.into()), changes: settings(changes) })
-        }
+        Command::AlterConfigs { resource, changes } => Kind::AlterConfigs(AlterConfigs {
+            resource: Some(resource.into()),
+            changes: changes.iter().map(Into::into).collect(),
+        }),
         Command::OpenStreams { node, node_epoch, streams } => Kind::OpenStreams(OpenStreams {
             node: node.0,
             node_epoch: node_epoch.0,
@@ -328,32 +336,35 @@ fn kind_of(command: &Command) -> Kind {
         Command::RetireWal { wal } => Kind::RetireWal(uuid_bytes(*wal)),
         Command::ClaimStore { store } => Kind::ClaimStore(store.to_string()),
         Command::FinalizeFeatures { levels } => {
-            let level =
-                |(name, level): &(Arc<str>, i16)| FeatureLevel { name: name.to_string(), level: i32::from(*level) };
-            Kind::FinalizeFeatures(FinalizeFeatures { levels: levels.iter().map(level).collect() })
+            Kind::FinalizeFeatures(FinalizeFeatures { levels: levels.iter().map(Into::into).collect() })
         }
+        Command::FailOver(from) => Kind::FailOver(from.into()),
+        Command::ReserveMove { source, target, streams } => {
+            Kind::ReserveMove(MoveMessage::reserve(*source, *target, streams))
+        }
+        Command::CommitMove { source, target, streams } => {
+            Kind::CommitMove(MoveMessage::granted(*source, Some(*target), streams))
+        }
+        Command::CancelMove { source, streams } => Kind::CancelMove(MoveMessage::granted(*source, None, streams)),
+        Command::SetDraining { node, draining } => {
+            Kind::SetDraining(DrainingMessage { node: node.0, draining: *draining })
+        }
+        Command::StopNode { node, node_epoch } => Kind::StopNode((*node, *node_epoch).into()),
+        Command::UnregisterNode { node } => Kind::UnregisterNode(node.0),
+        Command::AbandonWal { wal, leaders } => Kind::AbandonWal(AbandonMessage::new(*wal, leaders)),
+        Command::AlterReplicas { changes } => Kind::AlterReplicas(changes.as_slice().into()),
     }
 }
 
 fn command_of(kind: Kind) -> Result<Command, WireError> {
     Ok(match kind {
         Kind::Bootstrap(cluster_id) => Command::Bootstrap { cluster_id: cluster_id.into() },
-        Kind::RegisterNode(from) => Command::RegisterNode {
-            id: NodeId(from.id),
-            incarnation: uuid(&from.incarnation)?,
-            endpoints: from.endpoints.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
-            rack: from.rack.map(Into::into),
-            wal: optional_uuid(from.wal.as_ref())?,
-        },
+        Kind::RegisterNode(from) => Command::RegisterNode(from.try_into()?),
         Kind::CreateTopic(from) => Command::CreateTopic {
             id: uuid(&from.id)?,
             name: from.name.into(),
             partitions: from.partitions.into_iter().map(Into::into).collect(),
-            configs: from
-                .configs
-                .into_iter()
-                .map(|entry| (entry.name.into(), text(entry.value.as_deref().unwrap_or(""))))
-                .collect(),
+            configs: from.configs.into_iter().map(Into::into).collect(),
         },
         Kind::DeleteTopic(id) => Command::DeleteTopic { id: uuid(&id)? },
         Kind::CreatePartitions(from) => Command::CreatePartitions {
@@ -362,7 +373,7 @@ fn command_of(kind: Kind) -> Result<Command, WireError> {
         },
         Kind::AlterConfigs(from) => Command::AlterConfigs {
             resource: from.resource.ok_or(WireError::Field("a configuration change names its resource"))?.try_into()?,
-            changes: from.changes.into_iter().map(|entry| (entry.name.into(), entry.value.map(Into::into))).collect(),
+            changes: from.changes.into_iter().map(Into::into).collect(),
         },
         Kind::OpenStreams(from) => Command::OpenStreams {
             node: NodeId(from.node),
@@ -394,14 +405,54 @@ fn command_of(kind: Kind) -> Result<Command, WireError> {
         Kind::SealWal(from) => Command::SealWal { wal: uuid(&from.wal)?, end: Lsn(from.end) },
         Kind::RetireWal(wal) => Command::RetireWal { wal: uuid(&wal)? },
         Kind::ClaimStore(store) => Command::ClaimStore { store: store.into() },
-        Kind::FinalizeFeatures(from) => {
-            let level = |from: FeatureLevel| {
-                let level = i16::try_from(from.level).map_err(|_| WireError::Field("a feature level has 16 bits"))?;
-                Ok((from.name.into(), level))
-            };
-            Command::FinalizeFeatures { levels: from.levels.into_iter().map(level).collect::<Result<_, WireError>>()? }
+        Kind::FinalizeFeatures(from) => Command::FinalizeFeatures {
+            levels: from.levels.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+        },
+        Kind::FailOver(from) => Command::FailOver(from.try_into()?),
+        Kind::ReserveMove(from) => from.into_reserve()?,
+        Kind::CommitMove(from) => from.into_commit()?,
+        Kind::CancelMove(from) => from.into_cancel()?,
+        Kind::SetDraining(from) => Command::SetDraining { node: NodeId(from.node), draining: from.draining },
+        Kind::StopNode(from) => {
+            let (node, node_epoch) = life(Some(from))?;
+            Command::StopNode { node, node_epoch }
         }
+        Kind::UnregisterNode(node) => Command::UnregisterNode { node: NodeId(node) },
+        Kind::AbandonWal(from) => from.into_command()?,
+        Kind::AlterReplicas(from) => from.into(),
     })
+}
+
+impl From<&Registration> for RegisterNode {
+    fn from(from: &Registration) -> Self {
+        Self {
+            id: from.id.0,
+            incarnation: uuid_bytes(from.incarnation),
+            endpoints: from.endpoints.iter().map(Into::into).collect(),
+            rack: from.rack.as_ref().map(ToString::to_string),
+            wal: from.wal.as_ref().map(|wal| uuid_bytes(wal.uuid)),
+            facts: NodeFacts::new(&from.peer, from.version),
+            place: from.wal.as_ref().and_then(|wal| WalPlace::new(wal.class, &wal.location)),
+        }
+    }
+}
+
+impl TryFrom<RegisterNode> for Registration {
+    type Error = WireError;
+
+    fn try_from(from: RegisterNode) -> Result<Self, WireError> {
+        let (peer, version) = NodeFacts::parts(from.facts);
+        let (class, location) = WalPlace::parts(from.place)?;
+        Ok(Self {
+            id: NodeId(from.id),
+            incarnation: uuid(&from.incarnation)?,
+            endpoints: from.endpoints.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            rack: from.rack.map(Into::into),
+            peer,
+            version,
+            wal: optional_uuid(from.wal.as_ref())?.map(|uuid| WalDescriptor { uuid, class, location }),
+        })
+    }
 }
 
 impl From<&NewObject> for ObjectMessage {

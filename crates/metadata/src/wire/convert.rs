@@ -7,7 +7,7 @@ use common::NodeId;
 use uuid::Uuid;
 
 use super::WireError;
-use crate::image::{ConfigResource, Endpoint};
+use crate::image::{ConfigResource, Endpoint, WalClass};
 use crate::log::EntryId;
 
 pub(super) fn uuid_bytes(uuid: Uuid) -> Bytes {
@@ -20,10 +20,6 @@ pub(super) fn uuid(bytes: &[u8]) -> Result<Uuid, WireError> {
 
 pub(super) fn optional_uuid(bytes: Option<&Bytes>) -> Result<Option<Uuid>, WireError> {
     bytes.map(|bytes| uuid(bytes)).transpose()
-}
-
-pub(super) fn text(value: &str) -> Arc<str> {
-    Arc::from(value)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -126,6 +122,105 @@ pub(super) struct Setting {
     pub(super) name: String,
     #[prost(string, optional, tag = "2")]
     pub(super) value: Option<String>,
+}
+
+impl From<&(Arc<str>, Option<Arc<str>>)> for Setting {
+    fn from((name, value): &(Arc<str>, Option<Arc<str>>)) -> Self {
+        Self { name: name.to_string(), value: value.as_ref().map(ToString::to_string) }
+    }
+}
+
+impl From<Setting> for (Arc<str>, Option<Arc<str>>) {
+    fn from(from: Setting) -> Self {
+        (from.name.into(), from.value.map(Into::into))
+    }
+}
+
+impl From<&(Arc<str>, Arc<str>)> for Setting {
+    fn from((name, value): &(Arc<str>, Arc<str>)) -> Self {
+        Self { name: name.to_string(), value: Some(value.to_string()) }
+    }
+}
+
+impl From<Setting> for (Arc<str>, Arc<str>) {
+    fn from(from: Setting) -> Self {
+        (from.name.into(), from.value.unwrap_or_default().into())
+    }
+}
+
+/// A finalized feature level.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Feature {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(int32, tag = "2")]
+    level: i32,
+}
+
+impl From<&(Arc<str>, i16)> for Feature {
+    fn from((name, level): &(Arc<str>, i16)) -> Self {
+        Self { name: name.to_string(), level: i32::from(*level) }
+    }
+}
+
+impl TryFrom<Feature> for (Arc<str>, i16) {
+    type Error = WireError;
+
+    fn try_from(from: Feature) -> Result<Self, WireError> {
+        let level = i16::try_from(from.level).map_err(|_| WireError::Field("a feature level has 16 bits"))?;
+        Ok((from.name.into(), level))
+    }
+}
+
+/// What a node tells of itself since version 2.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct NodeFacts {
+    #[prost(string, tag = "1")]
+    peer: String,
+    #[prost(uint32, tag = "2")]
+    version: u32,
+}
+
+impl NodeFacts {
+    /// `None` for what the first version had.
+    pub(super) fn new(peer: &str, version: u32) -> Option<Self> {
+        (!peer.is_empty() || version != 1).then(|| Self { peer: peer.to_owned(), version })
+    }
+
+    pub(super) fn parts(from: Option<Self>) -> (Arc<str>, u32) {
+        from.map_or_else(|| ("".into(), 1), |from| (from.peer.into(), from.version))
+    }
+}
+
+/// Where a write-ahead log is, and who reaches it, since version 2. Without it: private, and nobody needs to know where.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct WalPlace {
+    /// 0 private, 1 shared.
+    #[prost(uint32, tag = "1")]
+    class: u32,
+    #[prost(string, tag = "2")]
+    location: String,
+}
+
+impl WalPlace {
+    /// `None` for what the first version had.
+    pub(super) fn new(class: WalClass, location: &str) -> Option<Self> {
+        let number = match class {
+            WalClass::Private => 0,
+            WalClass::Shared => 1,
+        };
+        (number > 0 || !location.is_empty()).then(|| Self { class: number, location: location.to_owned() })
+    }
+
+    pub(super) fn parts(from: Option<Self>) -> Result<(WalClass, Arc<str>), WireError> {
+        let from = from.unwrap_or_default();
+        let class = match from.class {
+            0 => WalClass::Private,
+            1 => WalClass::Shared,
+            _ => return Err(WireError::Newer("a class of write-ahead logs")),
+        };
+        Ok((class, from.location.into()))
+    }
 }
 
 /// Identity of a log entry.

@@ -193,7 +193,7 @@ struct SnapshotTaken {
 struct SubmittedMessage {
     #[prost(uint64, tag = "1")]
     index: u64,
-    #[prost(oneof = "OutcomeKind", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "OutcomeKind", tags = "2, 3, 4, 5, 6, 7, 8")]
     outcome: Option<OutcomeKind>,
 }
 
@@ -211,6 +211,8 @@ enum OutcomeKind {
     Slices(SlicesMessage),
     #[prost(message, tag = "7")]
     Refused(RefusalMessage),
+    #[prost(message, tag = "8")]
+    Moved(SlicesMessage),
 }
 
 /// Epochs of opened streams, 0 where none was opened: a stream's first epoch is 1.
@@ -228,7 +230,7 @@ struct SlicesMessage {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RefusalMessage {
-    /// 0 invalid, 1 topic exists, 2 unknown topic, 3 fenced, 4 duplicate node, 5 WAL missing.
+    /// 0 invalid, 1 topic exists, 2 unknown topic, 3 fenced, 4 duplicate node, 5 WAL missing, 6 unknown node.
     #[prost(uint32, tag = "1")]
     code: u32,
     #[prost(string, tag = "2")]
@@ -375,6 +377,7 @@ fn outcome_kind(outcome: &Outcome) -> OutcomeKind {
         }
         Outcome::Leased { first } => OutcomeKind::Leased(*first),
         Outcome::Slices { committed } => OutcomeKind::Slices(SlicesMessage { committed: committed.clone() }),
+        Outcome::Moved { committed } => OutcomeKind::Moved(SlicesMessage { committed: committed.clone() }),
         Outcome::Refused(refusal) => OutcomeKind::Refused(refusal_message(refusal)),
     }
 }
@@ -389,6 +392,7 @@ fn outcome(kind: OutcomeKind) -> Result<Outcome, WireError> {
         }
         OutcomeKind::Leased(first) => Outcome::Leased { first },
         OutcomeKind::Slices(from) => Outcome::Slices { committed: from.committed },
+        OutcomeKind::Moved(from) => Outcome::Moved { committed: from.committed },
         OutcomeKind::Refused(from) => Outcome::Refused(match from.code {
             0 => Refusal::Invalid(from.message),
             1 => Refusal::TopicExists(from.message),
@@ -396,6 +400,7 @@ fn outcome(kind: OutcomeKind) -> Result<Outcome, WireError> {
             3 => Refusal::Fenced(from.message),
             4 => Refusal::DuplicateNode(NodeId(from.node)),
             5 => Refusal::WalMissing(uuid(&from.wal)?),
+            6 => Refusal::UnknownNode(NodeId(from.node)),
             _ => return Err(WireError::Newer("a refusal")),
         }),
     })
@@ -409,6 +414,7 @@ fn refusal_message(refusal: &Refusal) -> RefusalMessage {
         Refusal::UnknownTopic => coded(2),
         Refusal::Fenced(message) => RefusalMessage { message: message.clone(), ..coded(3) },
         Refusal::DuplicateNode(node) => RefusalMessage { node: node.0, ..coded(4) },
+        Refusal::UnknownNode(node) => RefusalMessage { node: node.0, ..coded(6) },
         Refusal::WalMissing(wal) => RefusalMessage { wal: uuid_bytes(*wal), ..coded(5) },
     }
 }

@@ -11,16 +11,18 @@ use prost::Message as _;
 
 use super::WireError;
 use super::command::MembershipMessage;
-use super::convert::{EndpointMessage, IdMessage, Replicas, Resource, Setting, optional_uuid, uuid, uuid_bytes};
+use super::convert::{
+    EndpointMessage, Feature, IdMessage, NodeFacts, Replicas, Resource, Setting, WalPlace, optional_uuid, uuid,
+    uuid_bytes,
+};
+use super::moves::{ReservedMessage, TailMessage, reservation, reserved_messages, void_epochs};
+use crate::VERSION;
 use crate::image::{
-    Counters, MetadataImage, NodeImage, ObjectImage, PartitionImage, RangeImage, SliceImage, StreamImage, TopicImage,
-    WalImage, WalState,
+    Counters, MetadataImage, NodeDraining, NodeImage, ObjectImage, PartitionImage, RangeImage, SliceImage, StreamImage,
+    TopicImage, WalImage, WalState,
 };
 use crate::log::EntryId;
 use crate::raft::Membership;
-
-/// Version of the snapshot format this code writes, and the newest it reads.
-const VERSION: u32 = 1;
 
 /// Items of one chunk, whatever their kind: bounds what encoding holds at once to about a megabyte.
 const CHUNK_ITEMS: usize = 8192;
@@ -103,6 +105,11 @@ struct Node {
     fenced: bool,
     #[prost(bytes = "bytes", optional, tag = "7")]
     wal: Option<Bytes>,
+    #[prost(message, optional, tag = "8")]
+    facts: Option<NodeFacts>,
+    /// 0 no, 1 stopping, 2 by an operator.
+    #[prost(uint32, tag = "9")]
+    draining: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -157,6 +164,10 @@ struct Stream {
     topic: Bytes,
     #[prost(int32, tag = "10")]
     partition: i32,
+    #[prost(message, optional, tag = "11")]
+    reserved: Option<ReservedMessage>,
+    #[prost(message, repeated, tag = "12")]
+    void: Vec<ReservedMessage>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -208,14 +219,13 @@ struct Wal {
     sealed: Option<u64>,
     #[prost(bool, tag = "4")]
     retired: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Feature {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int32, tag = "2")]
-    level: i32,
+    #[prost(message, optional, tag = "5")]
+    place: Option<WalPlace>,
+    /// What a sealed log is pending for.
+    #[prost(message, repeated, tag = "6")]
+    pending: Vec<TailMessage>,
+    #[prost(bool, tag = "7")]
+    abandoned: bool,
 }
 
 /// Encodes `image` chunk by chunk into `sink`, in the order that [`SnapshotDecoder`] wants them.
@@ -237,7 +247,7 @@ pub(crate) fn encode_snapshot(
     encode_items(image.ranges.iter(), encode_range, |ranges| put(Chunk { ranges, ..Chunk::default() }))?;
     encode_items(image.objects.iter(), encode_object, |objects| put(Chunk { objects, ..Chunk::default() }))?;
     encode_items(image.wals.iter(), encode_wal, |wals| put(Chunk { wals, ..Chunk::default() }))?;
-    let feature = |(name, level): (&Arc<str>, &i16)| Feature { name: name.to_string(), level: i32::from(*level) };
+    let feature = |(name, level): (&Arc<str>, &i16)| Feature::from(&(Arc::clone(name), *level));
     encode_items(image.features.iter(), feature, |features| put(Chunk { features, ..Chunk::default() }))?;
     sink(&Chunk { chunks: Some(chunks), ..Chunk::default() }.encode_to_vec())
 }
@@ -259,7 +269,7 @@ fn encode_items<T, M>(
 
 fn encode_head(head: &SnapshotHead, image: &MetadataImage) -> Head {
     Head {
-        version: VERSION,
+        version: image.least_version().min(VERSION),
         last: head.last.map(Into::into),
         membership_at: head.membership_at.map(Into::into),
         membership: Some((&head.membership).into()),
@@ -282,6 +292,12 @@ fn encode_node(node: &Arc<NodeImage>) -> Node {
         rack: node.rack.as_ref().map(ToString::to_string),
         fenced: node.fenced,
         wal: node.wal.map(uuid_bytes),
+        facts: NodeFacts::new(&node.peer, node.version),
+        draining: match node.draining {
+            NodeDraining::No => 0,
+            NodeDraining::Stopping => 1,
+            NodeDraining::ByOperator => 2,
+        },
     }
 }
 
@@ -300,12 +316,12 @@ fn encode_topic(topic: &Arc<TopicImage>) -> Topic {
 }
 
 fn encode_config((resource, entries): (&crate::image::ConfigResource, &OrdMap<Arc<str>, Arc<str>>)) -> Config {
-    let setting =
-        |(name, value): (&Arc<str>, &Arc<str>)| Setting { name: name.to_string(), value: Some(value.to_string()) };
+    let setting = |(name, value): (&Arc<str>, &Arc<str>)| Setting::from(&(Arc::clone(name), Arc::clone(value)));
     Config { resource: Some(resource.into()), entries: entries.iter().map(setting).collect() }
 }
 
 fn encode_stream((id, stream): (&StreamId, &Arc<StreamImage>)) -> Stream {
+    let (reserved, void) = reserved_messages(stream);
     Stream {
         id: id.0,
         epoch: stream.epoch.0,
@@ -317,6 +333,8 @@ fn encode_stream((id, stream): (&StreamId, &Arc<StreamImage>)) -> Stream {
         checkpoint_at: stream.checkpoint.map_or(0, |(_, offset)| offset.0),
         topic: uuid_bytes(stream.topic),
         partition: stream.partition,
+        reserved,
+        void,
     }
 }
 
@@ -347,8 +365,22 @@ fn encode_object((id, object): (&ObjectId, &ObjectImage)) -> Object {
 }
 
 fn encode_wal((uuid, wal): (&uuid::Uuid, &WalImage)) -> Wal {
-    let sealed = if let WalState::Sealed(end) = wal.state { Some(end.0) } else { None };
-    Wal { uuid: uuid_bytes(*uuid), node: wal.node.0, sealed, retired: wal.state == WalState::Retired }
+    let mut message = Wal {
+        uuid: uuid_bytes(*uuid),
+        node: wal.node.0,
+        place: WalPlace::new(wal.class, &wal.location),
+        ..Wal::default()
+    };
+    match &wal.state {
+        WalState::Open => {}
+        WalState::Sealed { end, pending } => {
+            message.sealed = Some(end.0);
+            message.pending = pending.iter().map(Into::into).collect();
+        }
+        WalState::Retired => message.retired = true,
+        WalState::Abandoned => message.abandoned = true,
+    }
+    message
 }
 
 /// Rebuilds an image from the chunks of a snapshot.
@@ -415,13 +447,17 @@ impl SnapshotDecoder {
     fn take_topics(&mut self, chunk: &Chunk) -> Result<(), WireError> {
         for from in &chunk.nodes {
             let endpoints = from.endpoints.iter().cloned().map(TryInto::try_into).collect::<Result<_, _>>()?;
+            let (peer, version) = NodeFacts::parts(from.facts.clone());
             let node = NodeImage {
                 id: NodeId(from.id),
                 epoch: NodeEpoch(from.epoch),
                 incarnation: uuid(&from.incarnation)?,
                 endpoints,
                 rack: from.rack.as_deref().map(Into::into),
+                peer,
+                version,
                 fenced: from.fenced,
+                draining: decode_draining(from.draining)?,
                 wal: optional_uuid(from.wal.as_ref())?,
             };
             self.image.nodes.insert(node.id, Arc::new(node));
@@ -440,14 +476,12 @@ impl SnapshotDecoder {
         }
         for from in &chunk.configs {
             let resource = from.resource.clone().ok_or(WireError::Field("a configuration names its resource"))?;
-            let entry = |from: &Setting| {
-                (Arc::<str>::from(from.name.as_str()), Arc::<str>::from(from.value.as_deref().unwrap_or("")))
-            };
-            self.image.configs.insert(resource.try_into()?, from.entries.iter().map(entry).collect());
+            let entries = from.entries.iter().cloned().map(<(Arc<str>, Arc<str>)>::from).collect();
+            self.image.configs.insert(resource.try_into()?, entries);
         }
         for from in &chunk.features {
-            let level = i16::try_from(from.level).map_err(|_| WireError::Field("a feature level has 16 bits"))?;
-            self.image.features.insert(from.name.as_str().into(), level);
+            let (name, level) = from.clone().try_into()?;
+            self.image.features.insert(name, level);
         }
         Ok(())
     }
@@ -462,6 +496,8 @@ impl SnapshotDecoder {
                 checkpoint: from.checkpoint.map(|object| (ObjectId(object), Offset(from.checkpoint_at))),
                 topic: uuid(&from.topic)?,
                 partition: from.partition,
+                reserved: reservation(from.reserved)?,
+                void: void_epochs(from.void)?,
             };
             self.image.streams.insert(StreamId(from.id), Arc::new(stream));
         }
@@ -485,15 +521,37 @@ impl SnapshotDecoder {
             self.image.objects.insert(id, object);
         }
         for from in chunk.wals {
-            let state = match (from.retired, from.sealed) {
-                (true, _) => WalState::Retired,
-                (false, Some(end)) => WalState::Sealed(Lsn(end)),
-                (false, None) => WalState::Open,
-            };
-            self.image.wals.insert(uuid(&from.uuid)?, WalImage { node: NodeId(from.node), state });
+            let uuid = uuid(&from.uuid)?;
+            let wal = decode_wal(from)?;
+            if matches!(wal.state, WalState::Sealed { .. }) {
+                self.image.sealed_wals.insert(uuid);
+            }
+            self.image.wals.insert(uuid, wal);
         }
         Ok(())
     }
+}
+
+fn decode_draining(from: u32) -> Result<NodeDraining, WireError> {
+    match from {
+        0 => Ok(NodeDraining::No),
+        1 => Ok(NodeDraining::Stopping),
+        2 => Ok(NodeDraining::ByOperator),
+        _ => Err(WireError::Newer("a state of a node")),
+    }
+}
+
+fn decode_wal(from: Wal) -> Result<WalImage, WireError> {
+    let state = match (from.abandoned, from.retired, from.sealed) {
+        (true, _, _) => WalState::Abandoned,
+        (_, true, _) => WalState::Retired,
+        (_, _, Some(end)) => {
+            WalState::Sealed { end: Lsn(end), pending: from.pending.into_iter().map(Into::into).collect() }
+        }
+        _ => WalState::Open,
+    };
+    let (class, location) = WalPlace::parts(from.place)?;
+    Ok(WalImage { node: NodeId(from.node), class, location, state })
 }
 
 fn decode_object(from: Object) -> Result<ObjectImage, WireError> {

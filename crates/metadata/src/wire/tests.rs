@@ -8,8 +8,8 @@ use common::{Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 use uuid::Uuid;
 
 use super::*;
-use crate::command::{Command, NewObject, NewSlice, Outcome, Refusal};
-use crate::image::{ConfigResource, Endpoint, MetadataImage};
+use crate::command::{Command, FailOver, NewObject, NewSlice, Outcome, Refusal, Registration, Seal};
+use crate::image::{ConfigResource, Endpoint, MetadataImage, NodeDraining, WalClass, WalDescriptor, WalState};
 use crate::log::{EntryId, LogRecord, Vote};
 use crate::raft::{EntryBody, Membership};
 
@@ -57,14 +57,15 @@ fn every_command() -> Vec<Command> {
         NewObject { id: ObjectId(1), attempt: 2, size: 3, slices: vec![slice, NewSlice { checkpoint: None, ..slice }] };
     let mut commands = vec![
         Command::Bootstrap { cluster_id: "c".into() },
-        Command::RegisterNode {
-            id: node,
-            incarnation: id,
+        // As version 1 wrote it: without peer, version, class and location.
+        Command::RegisterNode(Registration {
             endpoints: vec![endpoint],
             rack: Some("r".into()),
-            wal: Some(id),
-        },
-        Command::RegisterNode { id: node, incarnation: id, endpoints: Vec::new(), rack: None, wal: None },
+            version: 1,
+            wal: Some(WalDescriptor { uuid: id, class: WalClass::Private, location: "".into() }),
+            ..Registration::new(node, id)
+        }),
+        Command::RegisterNode(Registration { version: 1, ..Registration::new(node, id) }),
         Command::CreateTopic {
             id,
             name: "t".into(),
@@ -97,9 +98,38 @@ fn every_command() -> Vec<Command> {
     commands
 }
 
+/// Commands, and forms of them, that came with version 2.
+fn commands_of_version_2() -> Vec<Command> {
+    let (node, node_epoch, wal) = (NodeId(1), NodeEpoch(2), Uuid::from_u128(3));
+    let (source, target) = ((node, node_epoch), (NodeId(4), NodeEpoch(5)));
+    let leaders = vec![(StreamId(6), NodeId(4)), (StreamId(7), NodeId(0))];
+    let streams = vec![(StreamId(6), StreamEpoch(8)), (StreamId(300), StreamEpoch(9))];
+    let seal = Seal { wal, end: Lsn(10), tails: vec![(StreamId(6), Offset(11)), (StreamId(7), Offset(0))] };
+    let registration = Registration {
+        peer: "h:1".into(),
+        version: 2,
+        wal: Some(WalDescriptor { uuid: wal, class: WalClass::Shared, location: "file:///w".into() }),
+        ..Registration::new(node, wal)
+    };
+    vec![
+        Command::RegisterNode(registration),
+        Command::FailOver(FailOver { node, node_epoch, seal: Some(seal), leaders: leaders.clone() }),
+        Command::FailOver(FailOver { node, node_epoch, seal: None, leaders: Vec::new() }),
+        Command::ReserveMove { source, target, streams: vec![StreamId(6), StreamId(300)] },
+        Command::CommitMove { source, target, streams: streams.clone() },
+        Command::CancelMove { source, streams },
+        Command::SetDraining { node, draining: true },
+        Command::SetDraining { node, draining: false },
+        Command::StopNode { node, node_epoch },
+        Command::UnregisterNode { node },
+        Command::AbandonWal { wal, leaders },
+        Command::AlterReplicas { changes: vec![(StreamId(6), Arc::from([node, NodeId(0)].as_slice()))] },
+    ]
+}
+
 fn bodies() -> Vec<EntryBody> {
-    let commands =
-        every_command().into_iter().map(|command| EntryBody::Command { now_ms: -5, command: Arc::new(command) });
+    let commands = every_command().into_iter().chain(commands_of_version_2());
+    let commands = commands.map(|command| EntryBody::Command { now_ms: -5, command: Arc::new(command) });
     let membership = Membership {
         voters: vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
         nodes: BTreeSet::from([1, 2, 3, 4]),
@@ -143,13 +173,8 @@ fn damaged_and_newer_entries_are_errors() {
 #[test]
 fn a_snapshot_without_a_chunk_is_noticed() {
     let mut image = MetadataImage { cluster_id: "c".into(), ..MetadataImage::default() };
-    let register = Command::RegisterNode {
-        id: NodeId(1),
-        incarnation: Uuid::from_u128(1),
-        endpoints: Vec::new(),
-        rack: None,
-        wal: None,
-    };
+    let register =
+        Command::RegisterNode(Registration { version: 1, ..Registration::new(NodeId(1), Uuid::from_u128(1)) });
     crate::state::apply(&mut image, common::LogIndex(1), 0, &register);
     let chunks = chunks(&image);
     assert_eq!(chunks.len(), 3);
@@ -161,6 +186,29 @@ fn a_snapshot_without_a_chunk_is_noticed() {
     }
     let hex: String = chunks[0].iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, GOLDEN_HEAD);
+}
+
+/// What version 1 wrote: one item of each kind, an open partition, one that was never opened, a sealed log.
+#[test]
+fn a_snapshot_of_version_1_is_read_and_written_again() {
+    let hex = |chunk: &[u8]| -> String { chunk.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let golden = include_str!("golden_snapshot_1.txt");
+    let mut decoder = SnapshotDecoder::default();
+    for line in golden.lines() {
+        let bytes = (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).expect("hex"));
+        decoder.push(bytes.collect()).expect("decodes");
+    }
+    let (_, image) = decoder.finish().expect("whole");
+    let node = &image.nodes[&NodeId(1)];
+    assert_eq!((&*node.peer, node.version, node.draining), ("", 1, NodeDraining::No));
+    let stream = &image.streams[&StreamId(1)];
+    assert_eq!((stream.reserved, stream.void.len(), stream.next_epoch()), (None, 0, StreamEpoch(2)));
+    let wal = &image.wals[&Uuid::from_u128(12)];
+    assert_eq!((wal.class, &*wal.location), (WalClass::Private, ""));
+    assert_eq!(wal.state, WalState::Sealed { end: Lsn(77), pending: imbl::OrdMap::new() });
+    assert_eq!(image.wals[&Uuid::from_u128(11)].state, WalState::Retired);
+    let written: Vec<String> = chunks(&image).iter().map(|chunk| hex(chunk)).collect();
+    assert_eq!(written, golden.lines().collect::<Vec<_>>(), "nodes of version 1 read what is written for them");
 }
 
 /// Version 1, entry 9 of term 2 by node 1, membership {1} from entry 0, cluster `c`, counters, applied 1.
@@ -185,12 +233,14 @@ fn requests_and_answers_come_back() {
         Outcome::Opened { epochs: vec![Some(StreamEpoch(1)), None] },
         Outcome::Leased { first: 0 },
         Outcome::Slices { committed: vec![true, false] },
+        Outcome::Moved { committed: vec![false, true] },
         Outcome::Refused(Refusal::Invalid("i".into())),
         Outcome::Refused(Refusal::TopicExists("t".into())),
         Outcome::Refused(Refusal::UnknownTopic),
         Outcome::Refused(Refusal::Fenced("f".into())),
         Outcome::Refused(Refusal::DuplicateNode(NodeId(0))),
         Outcome::Refused(Refusal::WalMissing(Uuid::from_u128(5))),
+        Outcome::Refused(Refusal::UnknownNode(NodeId(6))),
     ];
     let submitted = outcomes.map(|outcome| Response::Submitted { index: 7, outcome });
     let appended = [AppendOutcome::Success, AppendOutcome::Partial(Some(id)), AppendOutcome::Partial(None)];

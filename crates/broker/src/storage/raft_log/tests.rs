@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::{NodeId, SystemClock};
 use metadata::log::{EntryId, LogRecord, RaftLogStore, conformance};
 use metadata::raft::NoPeers;
-use metadata::{Command, Node, NodeConfig};
+use metadata::{Command, Node, NodeConfig, Registration};
 
 use super::*;
 
@@ -194,14 +194,7 @@ async fn metadata_survives_restarts_with_a_snapshot_and_without() {
         for name in &created {
             assert!(client.image().topic(name).is_some(), "{name} in life {life}");
         }
-        let register = Command::RegisterNode {
-            id: NodeId(1),
-            incarnation: uuid::Uuid::from_u128(life + 1),
-            endpoints: Vec::new(),
-            rack: None,
-            wal: None,
-        };
-        client.submit(register).await.expect("registers");
+        client.submit(register(life + 1)).await.expect("registers");
         for topic in 0..20_u128 {
             let name: Arc<str> = format!("t{life}-{topic}").into();
             let id = uuid::Uuid::from_u128(1 + life * 100 + topic);
@@ -218,8 +211,7 @@ async fn metadata_survives_restarts_with_a_snapshot_and_without() {
 }
 
 fn register(life: u128) -> Command {
-    let incarnation = uuid::Uuid::from_u128(life);
-    Command::RegisterNode { id: NodeId(1), incarnation, endpoints: Vec::new(), rack: None, wal: None }
+    Command::RegisterNode(Registration::new(NodeId(1), uuid::Uuid::from_u128(life)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
