@@ -57,6 +57,7 @@ impl From<Refusal> for ChangeError {
                 return Self::new(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
             }
             Refusal::UnknownTopic => return Self::plain(ErrorCode::UnknownTopicOrPartition),
+            Refusal::UnknownNode(_) => ErrorCode::BrokerIdNotRegistered,
             Refusal::Invalid(_) => ErrorCode::InvalidRequest,
             Refusal::Fenced(_) | Refusal::DuplicateNode(_) | Refusal::WalMissing(_) => ErrorCode::NotController,
         };
