@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use common::NodeId;
+
+use crate::PublicationGate;
 
 /// Where a log lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub struct WalConfig {
     pub node: NodeId,
     /// The cluster it belongs to, at most 255 bytes.
     pub cluster_id: String,
+    /// Holds back the publication of what is durable while the owner has no lease; none: nothing does.
+    pub gate: Option<Arc<dyn PublicationGate>>,
 }
 
 impl WalConfig {
@@ -78,6 +83,7 @@ impl WalConfig {
             memory_bytes: 256 << 20,
             node,
             cluster_id: cluster_id.into(),
+            gate: None,
         }
     }
 }

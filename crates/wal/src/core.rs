@@ -388,7 +388,7 @@ impl Core {
         }
     }
 
-    #[cfg(test)]
+    /// Whether nothing more is taken.
     pub(crate) fn is_closing(&self) -> bool {
         self.state != State::Running
     }

@@ -39,6 +39,9 @@ pub(crate) trait WalDevice: Send + Sync {
     /// Reads the seal page.
     fn read_seal(&self, page: &mut [u8]) -> io::Result<()>;
 
+    /// Writes the seal page; durable on return.
+    fn write_seal(&self, page: &[u8]) -> io::Result<()>;
+
     /// Makes a slot with zeroed bytes, or extends one, to `usable` bytes; durable on return. `pace` is called
     /// after each step. After an error the slot is as it was before.
     fn grow(&self, slot: Slot, pace: &mut dyn FnMut() -> Pace) -> io::Result<()>;

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use common::Lsn;
 use parking_lot::Mutex;
 
-use crate::WalFailed;
+use crate::{SealedBy, WalFailed};
 
 /// The position below which everything is durable. Only the log advances it.
 #[derive(Debug)]
 pub struct DurableLsn {
     position: AtomicU64,
     failed: AtomicBool,
+    /// Set before `failed` is, if that was the reason.
+    sealed: OnceLock<SealedBy>,
     /// The least position anybody waits for, `u64::MAX` when nobody does: spares a flush the lock.
     next_waited: AtomicU64,
     waiters: Mutex<Waiters>,
@@ -33,6 +36,7 @@ impl DurableLsn {
         Self {
             position: AtomicU64::new(lsn.0),
             failed: AtomicBool::new(false),
+            sealed: OnceLock::new(),
             next_waited: AtomicU64::new(u64::MAX),
             waiters: Mutex::default(),
         }
@@ -65,6 +69,20 @@ impl DurableLsn {
             due
         };
         due.into_values().for_each(Waker::wake);
+    }
+
+    /// Who sealed the log, if that is why it failed: it takes no more records, and nothing is wrong with its device. The
+    /// owner goes on as a new life with a fresh log.
+    #[must_use]
+    pub fn sealed_by(&self) -> Option<SealedBy> {
+        self.sealed.get().copied()
+    }
+
+    /// Publishes that the log was found sealed, as [`Self::fail`].
+    pub fn fail_sealed(&self, by: SealedBy) {
+        // Whoever sealed it first is written in the seal: it cannot be somebody else later.
+        let _ = self.sealed.set(by);
+        self.fail();
     }
 
     /// Publishes that the log failed and wakes everybody.

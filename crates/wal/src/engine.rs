@@ -9,21 +9,28 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use common::{Lsn, NodeEpoch};
 use futures::channel::oneshot;
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
-use crate::core::writer::Writer;
+use crate::core::writer::{FlushError, Writer};
 use crate::core::{Core, Flush, Next};
 use crate::device::WalDevice;
-use crate::{AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, WalFailed, WriteAheadLog};
+use crate::{
+    AppendError, Appended, Block, BoxFuture, DurableLsn, PublicationGate, ReadError, RecordMeta, WalFailed,
+    WriteAheadLog,
+};
 use grower::Grower;
 use reads::Readers;
 
+/// How often a shut gate is looked at, for a close in the meantime.
+const GATE_LOOK: Duration = Duration::from_millis(50);
+
 /// Keeps other processes out as long as it lives.
-pub(crate) type Lock = Arc<std::fs::File>;
+pub(crate) type Lock = Vec<std::fs::File>;
 
 /// What all threads of a log share.
 struct Shared {
@@ -32,6 +39,7 @@ struct Shared {
     work: Condvar,
     device: Arc<dyn WalDevice>,
     durable: Arc<DurableLsn>,
+    gate: Option<Arc<dyn PublicationGate>>,
     uuid: Uuid,
     /// The last growth failed: what is there is all there is for now.
     growth_failed: AtomicBool,
@@ -66,6 +74,7 @@ pub(crate) struct Parts {
     /// Slots the ring may grow to, and bytes of each.
     pub(crate) slots: u32,
     pub(crate) segment_bytes: u64,
+    pub(crate) gate: Option<Arc<dyn PublicationGate>>,
     pub(crate) lock: Lock,
 }
 
@@ -79,6 +88,7 @@ impl Engine {
             work: Condvar::new(),
             device: parts.device,
             durable,
+            gate: parts.gate,
             uuid: parts.uuid,
             growth_failed: AtomicBool::new(false),
         });
@@ -117,10 +127,14 @@ impl Shared {
     /// The I/O thread.
     fn work(&self, mut writer: Writer, grow: Option<std::thread::Thread>) {
         while let Some(mut flush) = self.next_flush() {
-            if let Err(error) = writer.run(&*self.device, &mut flush) {
+            let flushed = writer.run(&*self.device, &mut flush).and_then(|()| self.pass_gate(&mut writer));
+            if let Err(error) = flushed {
                 tracing::error!(%error, "the write-ahead log failed: nothing more is acknowledged");
                 self.state.lock().core.fail();
-                self.durable.fail();
+                match error {
+                    FlushError::Sealed(by) => self.durable.fail_sealed(by),
+                    _ => self.durable.fail(),
+                }
                 break;
             }
             self.publish(flush, grow.as_ref());
@@ -134,6 +148,22 @@ impl Shared {
         for closer in closers {
             let _ = closer.send(());
         }
+    }
+
+    /// Waits until what was flushed may be published. The seal is read once more after any wait: whoever has the log
+    /// sealed may have given its streams to others meanwhile.
+    fn pass_gate(&self, writer: &mut Writer) -> Result<(), FlushError> {
+        let Some(gate) = &self.gate else { return Ok(()) };
+        while !gate.is_open() {
+            while !gate.is_open() {
+                if self.state.lock().core.is_closing() {
+                    return Err(FlushError::NoLease);
+                }
+                gate.wait(GATE_LOOK);
+            }
+            writer.check_seal(&*self.device)?;
+        }
+        Ok(())
     }
 
     fn next_flush(&self) -> Option<Flush> {

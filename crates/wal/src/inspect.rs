@@ -8,7 +8,6 @@ use common::{Lsn, NodeId, StreamId};
 use uuid::Uuid;
 
 use crate::config::{WalClass, WalLocation};
-use crate::device::block::BlockDevice;
 use crate::device::file::FileDevice;
 use crate::device::{Slot, WalDevice};
 use crate::direct::{AlignedBuf, DirectFile, OpenMode};
@@ -102,11 +101,7 @@ fn open_read_only(location: &WalLocation) -> Result<(Superblock, Arc<dyn WalDevi
         }
         WalLocation::Block(path) => {
             let file = DirectFile::open(path, OpenMode::Read).map_err(OpenError::io(path))?;
-            let superblock = block_place::find_superblock(&file, path)?
-                .ok_or_else(|| OpenError::not_a_wal(path, "its first page is empty: it is unused"))?;
-            let slots = superblock.capacity_bytes / superblock.segment_bytes;
-            let slots = u32::try_from(slots).map_err(|_| OpenError::wrong_size(path, "too many segments"))?;
-            let device = BlockDevice::new(file, superblock.segment_bytes, slots);
+            let (superblock, device) = block_place::find_device(file, path)?;
             Ok((superblock, Arc::new(device), path))
         }
     }

@@ -14,6 +14,8 @@ pub mod direct;
 pub mod durable;
 mod engine;
 mod format;
+pub mod gate;
+mod home;
 pub mod inspect;
 pub mod memory;
 #[cfg(test)]
@@ -22,6 +24,7 @@ mod open;
 mod reader;
 pub mod record;
 mod recovery;
+mod seal;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -33,9 +36,12 @@ pub use block::Block;
 pub use config::{WalClass, WalConfig, WalLocation};
 pub use durable::DurableLsn;
 pub use format::seal_sector::SealedBy;
+pub use gate::PublicationGate;
+pub use home::{Choice, FoundLog, KnownLog, choose, fresh, logs, remove};
 pub use memory::{FlushMode, MemoryWal, MemoryWalSizes};
-pub use open::{OpenError, Opened, open, seal};
+pub use open::{OpenError, Opened, open};
 pub use record::{Appended, RecordKind, RecordMeta, RecordRef, TAG_BYTES};
+pub use seal::{SealError, SealProof, Sealed, seal};
 
 /// A boxed future, as the object-safe contract needs it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -5,6 +5,7 @@
 //! `OTTLA_WAL_HISTORIES=10000 cargo test --release -p ottla-wal --lib model` runs more histories.
 
 mod device;
+mod seal;
 
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ struct Model {
 /// Why a history ended, other than by its last step.
 enum Stop {
     Crash,
+    Sealed,
     Violation(String),
 }
 
@@ -55,6 +57,8 @@ struct History {
     device: Arc<SimulatedDevice>,
     random: SeededRandom,
     model: Model,
+    /// Whether the writer looks at the seal.
+    shared: bool,
 }
 
 impl History {
@@ -65,11 +69,14 @@ impl History {
             let usable = if random.below(3) == 0 { SEGMENT / 2 } else { SEGMENT };
             device.grow(Slot { id, usable }, &mut || Pace::Go).expect("grows");
         }
-        Self { device, random, model: Model::default() }
+        Self { device, random, model: Model::default(), shared: false }
     }
 
     /// Recovers, checks, works and maybe closes. An error is a violation.
     fn live(&mut self) -> Result<(), Stop> {
+        if self.shared && seal::is_sealed(&self.device) {
+            return Err(Stop::Sealed);
+        }
         let mut recovery = match recover(&*self.device, UUID, SEGMENT) {
             Ok(recovery) => recovery,
             Err(RecoverError::Io(_)) => return Err(Stop::Crash),
@@ -80,7 +87,7 @@ impl History {
         self.model.entries.truncate(kept);
         self.model.acknowledged = kept;
         let incarnation = self.random.next_u64();
-        let author = Author { uuid: UUID, node: NodeId(1), incarnation, checks_seal: false };
+        let author = Author { uuid: UUID, node: NodeId(1), incarnation, checks_seal: self.shared };
         let sizes = Sizes {
             segment_bytes: SEGMENT,
             block_bytes_max: 16 << 10,
@@ -159,6 +166,7 @@ impl History {
         match writer.run(&*self.device, &mut flush) {
             Ok(()) => {}
             Err(FlushError::Io(_)) => return Err(Stop::Crash),
+            Err(FlushError::Sealed(_)) if self.shared => return Err(Stop::Sealed),
             Err(error) => return Err(Stop::Violation(error.to_string())),
         }
         let durable = core.finish(&flush);
@@ -215,7 +223,7 @@ fn run(seed: u64, crash: u64, honesty: Honesty) -> Result<bool, String> {
         }
         match history.live() {
             Ok(()) => {}
-            Err(Stop::Crash) => reached = true,
+            Err(Stop::Crash | Stop::Sealed) => reached = true,
             Err(Stop::Violation(what)) => {
                 return Err(format!("seed {seed}, crash at step {crash}, life {life} of {lives}+3: {what}"));
             }

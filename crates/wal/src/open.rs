@@ -1,4 +1,4 @@
-//! Opening a log: lock, identity, recovery, start. And sealing one that belongs to another node.
+//! Opening a log: locks, identity, recovery, start.
 
 pub(crate) mod block;
 pub(crate) mod directory;
@@ -111,6 +111,14 @@ pub enum OpenError {
         /// What was found.
         reason: String,
     },
+    /// A device holds one log, and another one is wanted.
+    #[error("{path} holds log {uuid}: another one can only be made there once that is retired")]
+    Occupied {
+        /// The device.
+        path: PathBuf,
+        /// What it holds.
+        uuid: Uuid,
+    },
     /// The configured sizes do not fit each other, or the device.
     #[error("{path}: {reason}")]
     WrongSize {
@@ -143,6 +151,14 @@ impl OpenError {
                 Self::Permission { path: path.clone() }
             }
             _ => Self::Io { path: path.clone(), error },
+        }
+    }
+
+    pub(crate) fn recovering(path: &Path) -> impl Fn(RecoverError) -> Self {
+        let path = path.to_owned();
+        move |error| match error {
+            RecoverError::Io(error) => Self::io(&path)(error),
+            RecoverError::Damaged { lsn, place, reason } => Self::Damaged { path: path.clone(), lsn, place, reason },
         }
     }
 
@@ -179,24 +195,6 @@ pub fn open(config: &WalConfig) -> Result<Opened, OpenError> {
     start(place, config)
 }
 
-/// Ends the log at `location` for good: after this returned its owner acknowledges nothing more, and refuses to
-/// open it. Idempotent; returns who sealed it first.
-pub fn seal(location: &WalLocation, by: SealedBy) -> Result<SealedBy, OpenError> {
-    let (path, superblock, seal, offset) = match location {
-        WalLocation::Directory(path) => directory::seal_file(path)?,
-        WalLocation::Block(path) => block::seal_file(path)?,
-    };
-    let io = OpenError::io(&path);
-    let mut page = AlignedBuf::zeroed(1).map_err(&io)?;
-    seal.read_exact_at(&mut page, offset).map_err(&io)?;
-    if let Ok(SealSector { sealed: Some(first), .. }) = SealSector::decode(&page) {
-        return Ok(first);
-    }
-    SealSector { uuid: superblock.uuid, sealed: Some(by) }.encode(&mut page);
-    seal.write_all_at(&page, offset).and_then(|()| seal.sync_data()).map_err(&io)?;
-    Ok(by)
-}
-
 fn check_config(config: &WalConfig) -> Result<(), OpenError> {
     let (WalLocation::Directory(path) | WalLocation::Block(path)) = &config.location;
     let wrong = |reason: String| Err(OpenError::wrong_size(path, reason));
@@ -224,9 +222,9 @@ fn check_config(config: &WalConfig) -> Result<(), OpenError> {
 }
 
 /// What a new log is made with.
-fn new_superblock(config: &WalConfig, capacity_bytes: u64) -> Superblock {
+fn new_superblock(config: &WalConfig, uuid: Uuid, capacity_bytes: u64) -> Superblock {
     Superblock {
-        uuid: SystemRandom.uuid(),
+        uuid,
         node: config.node,
         class: config.class,
         segment_bytes: config.segment_bytes,
@@ -236,7 +234,17 @@ fn new_superblock(config: &WalConfig, capacity_bytes: u64) -> Superblock {
 }
 
 fn check_owner(place: &Place, config: &WalConfig) -> Result<(), OpenError> {
-    let (path, found) = (place.path.clone(), &place.superblock);
+    check_whose(&place.path, &place.superblock, config)?;
+    let made_with = place.superblock.segment_bytes;
+    if made_with != config.segment_bytes {
+        let (path, configured) = (place.path.display(), config.segment_bytes);
+        tracing::warn!(%path, made_with, configured, "the write-ahead log keeps the segment size that it was made with");
+    }
+    Ok(())
+}
+
+pub(crate) fn check_whose(path: &Path, found: &Superblock, config: &WalConfig) -> Result<(), OpenError> {
+    let path = path.to_owned();
     if found.cluster_id != config.cluster_id {
         let expected = config.cluster_id.clone();
         return Err(OpenError::OtherCluster { path, found: found.cluster_id.clone(), expected });
@@ -244,31 +252,29 @@ fn check_owner(place: &Place, config: &WalConfig) -> Result<(), OpenError> {
     if found.node != config.node {
         return Err(OpenError::OtherNode { path, found: found.node, expected: config.node });
     }
-    if found.segment_bytes != config.segment_bytes {
-        tracing::warn!(
-            path = %place.path.display(),
-            made_with = found.segment_bytes,
-            configured = config.segment_bytes,
-            "the write-ahead log keeps the segment size that it was made with"
-        );
-    }
     Ok(())
 }
 
 fn check_seal(place: &Place) -> Result<(), OpenError> {
-    let io = OpenError::io(&place.path);
+    match read_seal(&*place.device, &place.path, place.superblock.uuid)?.sealed {
+        Some(by) => Err(OpenError::Sealed { path: place.path.clone(), uuid: place.superblock.uuid, by }),
+        None => Ok(()),
+    }
+}
+
+/// The seal of log `uuid`. One that cannot be read is damage: it counts as sealed, and nobody knows by whom.
+pub(crate) fn read_seal(device: &dyn WalDevice, path: &Path, uuid: Uuid) -> Result<SealSector, OpenError> {
+    let io = OpenError::io(path);
     let mut page = AlignedBuf::zeroed(1).map_err(&io)?;
-    place.device.read_seal(&mut page).map_err(&io)?;
-    let uuid = place.superblock.uuid;
+    device.read_seal(&mut page).map_err(&io)?;
     match SealSector::decode(&page) {
         Ok(sector) if sector.uuid != uuid => Err(OpenError::not_a_wal(
-            &place.path,
+            path,
             format!("its seal belongs to log {}, its superblock to log {uuid}", sector.uuid),
         )),
-        Ok(SealSector { sealed: Some(by), .. }) => Err(OpenError::Sealed { path: place.path.clone(), uuid, by }),
-        Ok(SealSector { sealed: None, .. }) => Ok(()),
+        Ok(sector) => Ok(sector),
         Err(damage) => Err(OpenError::Damaged {
-            path: place.path.clone(),
+            path: path.to_owned(),
             lsn: Lsn(0),
             place: "the seal sector".to_owned(),
             reason: format!("{damage}; it counts as sealed"),
@@ -279,12 +285,8 @@ fn check_seal(place: &Place) -> Result<(), OpenError> {
 fn start(place: Place, config: &WalConfig) -> Result<Opened, OpenError> {
     let io = OpenError::io(&place.path);
     let (uuid, segment_bytes) = (place.superblock.uuid, place.superblock.segment_bytes);
-    let mut recovery = recovery::recover(&*place.device, uuid, segment_bytes).map_err(|error| match error {
-        RecoverError::Io(error) => io(error),
-        RecoverError::Damaged { lsn, place: at, reason } => {
-            OpenError::Damaged { path: place.path.clone(), lsn, place: at, reason }
-        }
-    })?;
+    let recovered = recovery::recover(&*place.device, uuid, segment_bytes);
+    let mut recovery = recovered.map_err(OpenError::recovering(&place.path))?;
     recovery.settle(&*place.device).map_err(&io)?;
     let author = Author {
         uuid,
@@ -302,13 +304,22 @@ fn start(place: Place, config: &WalConfig) -> Result<Opened, OpenError> {
     let chunk = CHUNK_BYTES.min(memory / 4).max(config.block_bytes_max as usize);
     let core = Core::new(sizes, ChunkPool::new(chunk, memory), recovery.start);
     let writer = Writer::new(author, segment_bytes, recovery.link, recovery.index).map_err(&io)?;
-    let parts = Parts { core, writer, device: place.device, uuid, slots: place.slots, segment_bytes, lock: place.lock };
+    let parts = Parts {
+        core,
+        writer,
+        device: place.device,
+        uuid,
+        slots: place.slots,
+        segment_bytes,
+        gate: config.gate.clone(),
+        lock: place.lock,
+    };
     let engine = Engine::start(parts).map_err(&io)?;
     Ok(Opened { wal: Arc::new(engine), recovered: recovery.recovered, uuid })
 }
 
 /// Takes the lock on an open file, held until the file is closed by all threads of this process.
-fn lock(file: &File, path: &Path, holder: impl FnOnce() -> String) -> Result<(), OpenError> {
+pub(crate) fn lock(file: &File, path: &Path, holder: impl FnOnce() -> String) -> Result<(), OpenError> {
     match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { path: path.to_owned(), holder: holder() }),
@@ -331,7 +342,7 @@ fn write_page_unsynced(file: &DirectFile, offset: u64, fill: impl FnOnce(&mut [u
 }
 
 /// Writes one page of a file, durably.
-fn write_page(file: &DirectFile, offset: u64, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
+pub(crate) fn write_page(file: &DirectFile, offset: u64, fill: impl FnOnce(&mut [u8])) -> io::Result<()> {
     write_page_unsynced(file, offset, fill)?;
     file.sync_data()
 }

@@ -62,7 +62,41 @@ pub(crate) fn recover(device: &dyn WalDevice, uuid: Uuid, segment_bytes: u64) ->
     survey.finish(device, chain)
 }
 
+/// Reads the log of `uuid` that was sealed at `end`, up to there. What lies behind, a group that its late owner never
+/// acknowledged, is left out. Writes nothing.
+pub(crate) fn recover_sealed(
+    device: &dyn WalDevice,
+    uuid: Uuid,
+    segment_bytes: u64,
+    end: Lsn,
+) -> Result<Recovery, RecoverError> {
+    let survey = Survey::take(device, Identity { uuid, segment_bytes })?;
+    let mut recovery = match survey.join(device)? {
+        None if end == Lsn(0) => survey.empty(),
+        None => {
+            let reason = format!("nothing can be read, although the log was sealed at LSN {end}");
+            return Err(RecoverError::Damaged { lsn: Lsn(0), place: "no slot".to_owned(), reason });
+        }
+        Some(chain) if chain.end < end => {
+            let evidence = format!("the log was sealed at LSN {end}");
+            return Err(match survey.views.get(&chain.last) {
+                Some(view) => survey.damaged_at(device, view, &evidence),
+                None => RecoverError::Damaged { lsn: chain.end, place: "no slot".to_owned(), reason: evidence },
+            });
+        }
+        Some(chain) => survey.finish(device, chain)?,
+    };
+    recovery.recovered.records.retain(|record| record.block.lsn() < end);
+    recovery.recovered.end = end;
+    Ok(recovery)
+}
+
 impl Recovery {
+    /// Makes what was read durable, and changes nothing.
+    pub(crate) fn harden(&self, device: &dyn WalDevice) -> io::Result<()> {
+        if self.live.is_empty() { Ok(()) } else { device.sync(&self.live) }
+    }
+
     /// Makes what was read durable, and removes what must not be read again.
     pub(crate) fn settle(&mut self, device: &dyn WalDevice) -> io::Result<()> {
         let page = AlignedBuf::zeroed(1)?;

@@ -25,6 +25,8 @@ pub(crate) enum FlushError {
     Unreadable(Damage),
     #[error("the seal sector belongs to another log")]
     ForeignSeal,
+    #[error("the log was closed while its owner had no lease to acknowledge what was written last")]
+    NoLease,
 }
 
 /// Who writes.
@@ -149,7 +151,7 @@ impl Writer {
             device.write_at(block.slot.id, offset, block.buffer.as_slice())?;
         }
         device.sync(&self.touched)?;
-        if self.author.checks_seal { self.check_seal(device) } else { Ok(()) }
+        self.check_seal(device)
     }
 
     fn start_segment(&mut self, device: &dyn WalDevice, block: &SealedBlock, trim: Lsn) -> io::Result<()> {
@@ -175,7 +177,11 @@ impl Writer {
         }
     }
 
-    fn check_seal(&mut self, device: &dyn WalDevice) -> Result<(), FlushError> {
+    /// Reads the seal of a shared log, past any cache: what was made durable before may be published if it is open.
+    pub(crate) fn check_seal(&mut self, device: &dyn WalDevice) -> Result<(), FlushError> {
+        if !self.author.checks_seal {
+            return Ok(());
+        }
         device.read_seal(&mut self.page)?;
         let sector = SealSector::decode(&self.page).map_err(FlushError::Unreadable)?;
         match sector.sealed {

@@ -60,6 +60,11 @@ impl WalDevice for BlockDevice {
         self.file.read_exact_at(page, SEAL_OFFSET)
     }
 
+    fn write_seal(&self, page: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(page, SEAL_OFFSET)?;
+        self.file.sync_data()
+    }
+
     fn grow(&self, _slot: Slot, _pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

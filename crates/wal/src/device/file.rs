@@ -15,8 +15,13 @@ use crate::direct::{ALIGNMENT, AlignedBuf, DirectFile, OpenMode, fsync_dir};
 
 pub(crate) const SUPERBLOCK_FILE: &str = "superblock";
 pub(crate) const SUPERBLOCK_TEMPORARY: &str = "superblock.new";
+/// The superblock of a log that is being removed.
+pub(crate) const SUPERBLOCK_REMOVED: &str = "superblock.removed";
 pub(crate) const SEAL_FILE: &str = "seal";
+/// Locked by the log's owner while it has the log open, and by whoever seals or removes the log without one.
 pub(crate) const LOCK_FILE: &str = "lock";
+/// Locked by the node that has any log below the directory open: it has one at a time.
+pub(crate) const OWNER_FILE: &str = "owner";
 const SEGMENT_PREFIX: &str = "segment-";
 /// Zeros written at once when a slot is filled.
 const ZERO_FILL_BYTES: u64 = 1 << 20;
@@ -112,6 +117,11 @@ impl WalDevice for FileDevice {
 
     fn read_seal(&self, page: &mut [u8]) -> io::Result<()> {
         self.seal.read_exact_at(page, 0)
+    }
+
+    fn write_seal(&self, page: &[u8]) -> io::Result<()> {
+        self.seal.write_all_at(page, 0)?;
+        self.seal.sync_data()
     }
 
     fn grow(&self, slot: Slot, pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {

@@ -56,6 +56,11 @@ impl WalDevice for MemoryDevice {
         Ok(())
     }
 
+    fn write_seal(&self, page: &[u8]) -> io::Result<()> {
+        *self.seal.write() = page.to_vec();
+        Ok(())
+    }
+
     fn grow(&self, slot: Slot, _pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {
         let mut slots = self.slots.write();
         let count = slots.len().max(slot.id as usize + 1);

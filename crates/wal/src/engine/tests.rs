@@ -13,6 +13,7 @@ use crate::core::Sizes;
 use crate::core::writer::Author;
 use crate::device::memory::MemoryDevice;
 use crate::device::{Pace, Slot};
+use crate::format::seal_sector::{SealSector, SealedBy};
 use crate::recovery::recover;
 
 const SEGMENT: u64 = 64 << 10;
@@ -62,6 +63,10 @@ impl WalDevice for Refusing {
         self.inner.read_seal(page)
     }
 
+    fn write_seal(&self, page: &[u8]) -> io::Result<()> {
+        self.inner.write_seal(page)
+    }
+
     fn grow(&self, slot: Slot, pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {
         if self.full.load(Ordering::SeqCst) {
             self.refused_growth.fetch_add(1, Ordering::SeqCst);
@@ -76,9 +81,16 @@ impl WalDevice for Refusing {
 }
 
 fn start(device: Arc<Refusing>) -> Engine {
+    start_with(device, None)
+}
+
+fn start_with(device: Arc<Refusing>, gate: Option<Arc<dyn PublicationGate>>) -> Engine {
     let uuid = SystemRandom.uuid();
     let recovery = recover(&*device, uuid, SEGMENT).expect("empty");
-    let author = Author { uuid, node: NodeId(1), incarnation: 1, checks_seal: false };
+    let author = Author { uuid, node: NodeId(1), incarnation: 1, checks_seal: gate.is_some() };
+    if gate.is_some() {
+        crate::seal::write(&*device, &SealSector::open(uuid)).expect("memory");
+    }
     let sizes = Sizes {
         segment_bytes: SEGMENT,
         block_bytes_max: 16 << 10,
@@ -87,8 +99,8 @@ fn start(device: Arc<Refusing>) -> Engine {
     };
     let core = Core::new(sizes, ChunkPool::new(64 << 10, 1 << 20), recovery.start);
     let writer = Writer::new(author, SEGMENT, recovery.link, recovery.index).expect("memory");
-    let lock = Arc::new(tempfile::tempfile().expect("file"));
-    Engine::start(Parts { core, writer, device, uuid, slots: 6, segment_bytes: SEGMENT, lock }).expect("threads")
+    let lock = Vec::new();
+    Engine::start(Parts { core, writer, device, uuid, slots: 6, segment_bytes: SEGMENT, gate, lock }).expect("threads")
 }
 
 /// Appends until the ring is full; returns how many it took.
@@ -143,4 +155,90 @@ fn the_first_io_error_ends_the_log() {
     assert_eq!(device.writes_after_failure.load(Ordering::SeqCst), 1, "an I/O error is not retried");
     assert!(engine.durable().get() >= before.end && engine.durable().get() < after.end);
     assert_eq!(block_on(engine.close()), Err(WalFailed));
+}
+
+/// A lease that a test gives and takes.
+#[derive(Debug, Default)]
+struct Lease {
+    held: Mutex<bool>,
+    changed: Condvar,
+    /// How often the log's thread began to wait.
+    waits: AtomicU32,
+}
+
+impl Lease {
+    fn set(&self, held: bool) {
+        *self.held.lock() = held;
+        self.changed.notify_all();
+    }
+
+    /// Returns when the log's thread waits for the lease.
+    fn await_waiter(&self) {
+        let before = self.waits.load(Ordering::SeqCst);
+        while self.waits.load(Ordering::SeqCst) == before {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl PublicationGate for Lease {
+    fn is_open(&self) -> bool {
+        *self.held.lock()
+    }
+
+    fn wait(&self, at_most: Duration) {
+        self.waits.fetch_add(1, Ordering::SeqCst);
+        let mut held = self.held.lock();
+        if !*held {
+            self.changed.wait_for(&mut held, at_most);
+        }
+    }
+}
+
+fn leased(device: &Arc<Refusing>) -> (Engine, Arc<Lease>) {
+    let lease = Arc::new(Lease::default());
+    let gate: Arc<dyn PublicationGate> = lease.clone();
+    (start_with(Arc::clone(device), Some(gate)), lease)
+}
+
+#[test]
+fn without_a_lease_nothing_is_published_and_with_it_all_of_it() {
+    let (engine, lease) = leased(&Refusing::new(false));
+    let appended = append(&engine, 1, 0, 100);
+    lease.await_waiter();
+    assert!(engine.durable().get() < appended.end && appended.block.bytes().is_none());
+    lease.set(true);
+    block_on(engine.durable().wait(appended.end)).expect("published");
+    lease.set(false);
+    let next = append(&engine, 1, 1, 100);
+    lease.await_waiter();
+    assert!(engine.durable().get() < next.end);
+    lease.set(true);
+    block_on(engine.durable().wait(next.end)).expect("published");
+    block_on(engine.close()).expect("closes");
+}
+
+#[test]
+fn what_was_sealed_while_the_lease_was_away_is_not_published() {
+    let device = Refusing::new(false);
+    let (engine, lease) = leased(&device);
+    let appended = append(&engine, 1, 0, 100);
+    lease.await_waiter();
+    let by = SealedBy { node: NodeId(2), epoch: NodeEpoch(3) };
+    let sector = SealSector { uuid: engine.uuid(), sealed: Some(by), end: None };
+    crate::seal::write(&*device, &sector).expect("memory");
+    lease.set(true);
+    assert_eq!(block_on(engine.durable().wait(appended.end)), Err(WalFailed));
+    assert_eq!(engine.durable().sealed_by(), Some(by));
+    assert!(engine.durable().get() < appended.end);
+}
+
+#[test]
+fn a_log_without_a_lease_can_be_closed() {
+    let (engine, lease) = leased(&Refusing::new(false));
+    let appended = append(&engine, 1, 0, 100);
+    lease.await_waiter();
+    assert_eq!(block_on(engine.close()), Err(WalFailed));
+    assert!(engine.durable().get() < appended.end);
+    assert_eq!(engine.durable().sealed_by(), None);
 }

@@ -63,7 +63,7 @@ fn superblock() -> Superblock {
 }
 
 fn seal() -> SealSector {
-    SealSector { uuid: UUID, sealed: Some(SealedBy { node: NodeId(8), epoch: NodeEpoch(9) }) }
+    SealSector { uuid: UUID, sealed: Some(SealedBy { node: NodeId(8), epoch: NodeEpoch(9) }), end: None }
 }
 
 fn segment() -> SegmentHeader {
@@ -134,7 +134,17 @@ fn golden_seal_sector() {
     assert!(page[48..].iter().all(|byte| *byte == 0));
     assert_eq!(SealSector::decode(&page), Ok(seal()));
     each_flip(&page, 64, |damaged| assert!(SealSector::decode(damaged).is_err()));
-    let open = SealSector { uuid: UUID, sealed: None };
+    let read = SealSector { end: Some(Lsn(0x7000)), ..seal() };
+    read.encode(&mut page);
+    assert_eq!(
+        hex(&page[..56]),
+        concat!(
+            "4f54544c5345414c01000000a2cbc30200112233445566778899aabbccddeeff0200000008000000",
+            "09000000000000000070000000000000",
+        )
+    );
+    assert_eq!(SealSector::decode(&page), Ok(read));
+    let open = SealSector::open(UUID);
     open.encode(&mut page);
     assert_eq!(SealSector::decode(&page), Ok(open));
 }

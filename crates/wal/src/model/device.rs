@@ -30,18 +30,59 @@ struct State {
     /// I/O steps until the power fails.
     left: Option<u64>,
     down: bool,
+    seal: Vec<u8>,
+    /// What happens beside the writer, before its I/O step after so many more.
+    beside: Option<(u64, Beside)>,
 }
+
+/// Another node's doing.
+pub(super) type Beside = Box<dyn FnOnce(&SimulatedDevice) + Send>;
 
 impl SimulatedDevice {
     pub(super) fn new(seed: u64, honesty: Honesty) -> Self {
-        let state =
-            State { durable: BTreeMap::new(), current: BTreeMap::new(), pending: Vec::new(), left: None, down: false };
+        let state = State {
+            durable: BTreeMap::new(),
+            current: BTreeMap::new(),
+            pending: Vec::new(),
+            left: None,
+            down: false,
+            seal: Vec::new(),
+            beside: None,
+        };
         Self { state: Mutex::new(state), random: SeededRandom::new(seed), honesty }
     }
 
     /// The power fails at the write or sync after so many more.
     pub(super) fn crash_after(&self, steps: u64) {
         self.state.lock().left = Some(steps);
+    }
+
+    /// `what` happens before the write, sync or look at the seal after so many more.
+    pub(super) fn beside_after(&self, steps: u64, what: Beside) {
+        self.state.lock().beside = Some((steps, what));
+    }
+
+    /// Takes what has not happened yet.
+    pub(super) fn take_beside(&self) -> Option<Beside> {
+        self.state.lock().beside.take().map(|(_, what)| what)
+    }
+
+    /// A step of the writer's begins. Without the lock held: what happens beside it uses the device as well.
+    fn let_others(&self) {
+        let due = {
+            let mut state = self.state.lock();
+            match &mut state.beside {
+                Some((0, _)) => state.beside.take(),
+                Some((left, _)) => {
+                    *left -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some((_, what)) = due {
+            what(self);
+        }
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -100,6 +141,7 @@ impl WalDevice for SimulatedDevice {
     }
 
     fn write_at(&self, slot: u32, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.let_others();
         let mut state = self.state.lock();
         let start = offset as usize;
         let alive = !state.down;
@@ -115,6 +157,7 @@ impl WalDevice for SimulatedDevice {
     }
 
     fn sync(&self, slots: &[u32]) -> io::Result<()> {
+        self.let_others();
         let mut state = self.state.lock();
         self.step(&mut state)?;
         let slots = match self.honesty {
@@ -134,8 +177,15 @@ impl WalDevice for SimulatedDevice {
         Ok(())
     }
 
-    fn read_seal(&self, _page: &mut [u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn read_seal(&self, page: &mut [u8]) -> io::Result<()> {
+        self.let_others();
+        page.copy_from_slice(&self.state.lock().seal);
+        Ok(())
+    }
+
+    fn write_seal(&self, page: &[u8]) -> io::Result<()> {
+        self.state.lock().seal = page.to_vec();
+        Ok(())
     }
 
     fn grow(&self, slot: Slot, _pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {

@@ -1,8 +1,10 @@
 //! A log on a block device, or in one preallocated file.
 
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+
+use common::{Random, SystemRandom};
 
 use super::{OpenError, Place, lock, new_superblock, read_page, write_page};
 use crate::config::WalConfig;
@@ -29,17 +31,10 @@ pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> 
     }
     let slots = u32::try_from(slots).map_err(|_| OpenError::wrong_size(path, "too many segments"))?;
     let device = Arc::new(BlockDevice::new(file, superblock.segment_bytes, slots));
-    Ok(Place { path: path.to_owned(), device, superblock, slots, lock: Arc::new(handle) })
+    Ok(Place { path: path.to_owned(), device, superblock, slots, lock: vec![handle] })
 }
 
-pub(super) fn seal_file(path: &Path) -> Result<(PathBuf, Superblock, DirectFile, u64), OpenError> {
-    let file = DirectFile::open(path, OpenMode::ReadWrite).map_err(OpenError::io(path))?;
-    let superblock =
-        find_superblock(&file, path)?.ok_or_else(|| OpenError::not_a_wal(path, "its first page is empty"))?;
-    Ok((path.to_owned(), superblock, file, SEAL_OFFSET))
-}
-
-fn open_file(path: &Path) -> Result<DirectFile, OpenError> {
+pub(crate) fn open_file(path: &Path) -> Result<DirectFile, OpenError> {
     let kind = std::fs::metadata(path).map_err(OpenError::io(path))?.file_type();
     let mode = if kind.is_block_device() {
         OpenMode::ReadWriteExclusive
@@ -72,6 +67,16 @@ pub(crate) fn find_superblock(file: &DirectFile, path: &Path) -> Result<Option<S
     })
 }
 
+/// The log on a device that holds one.
+pub(crate) fn find_device(file: DirectFile, path: &Path) -> Result<(Superblock, BlockDevice), OpenError> {
+    let superblock = find_superblock(&file, path)?
+        .ok_or_else(|| OpenError::not_a_wal(path, "its first page is empty: it is unused"))?;
+    let slots = superblock.capacity_bytes / superblock.segment_bytes;
+    let slots = u32::try_from(slots).map_err(|_| OpenError::wrong_size(path, "too many segments"))?;
+    let device = BlockDevice::new(file, superblock.segment_bytes, slots);
+    Ok((superblock, device))
+}
+
 fn make(file: &DirectFile, path: &Path, bytes: u64, config: &WalConfig) -> Result<Superblock, OpenError> {
     let io = OpenError::io(path);
     let fit = slots_in(bytes, config.segment_bytes);
@@ -81,8 +86,8 @@ fn make(file: &DirectFile, path: &Path, bytes: u64, config: &WalConfig) -> Resul
         let reason = format!("it has {bytes} bytes, {wanted} segments of {} need {needed}", config.segment_bytes);
         return Err(OpenError::wrong_size(path, reason));
     }
-    let superblock = new_superblock(config, wanted * config.segment_bytes);
-    let seal = SealSector { uuid: superblock.uuid, sealed: None };
+    let superblock = new_superblock(config, SystemRandom.uuid(), wanted * config.segment_bytes);
+    let seal = SealSector::open(superblock.uuid);
     // The superblock last: it is what makes the device a log.
     write_page(file, SEAL_OFFSET, |page| seal.encode(page)).map_err(&io)?;
     write_page(file, SUPERBLOCK_OFFSET, |page| superblock.encode(page)).map_err(&io)?;

@@ -5,25 +5,33 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::{Random, SystemRandom};
+
 use super::{OpenError, Place, lock, new_superblock, read_page, write_page_unsynced};
 use crate::config::WalConfig;
 use crate::device::WalDevice;
 use crate::device::file::{
-    FileDevice, LOCK_FILE, SEAL_FILE, SUPERBLOCK_FILE, SUPERBLOCK_TEMPORARY, remove_segments, segment_files,
-    segment_path, slot_of_name,
+    FileDevice, LOCK_FILE, OWNER_FILE, SEAL_FILE, SUPERBLOCK_FILE, SUPERBLOCK_TEMPORARY, remove_segments,
+    segment_files, segment_path, slot_of_name,
 };
 use crate::direct::{ALIGNMENT, DirectFile, OpenMode, fsync_dir};
 use crate::format::Damage;
 use crate::format::seal_sector::SealSector;
 use crate::format::segment_header::SegmentHeader;
 use crate::format::superblock::Superblock;
+use crate::home;
 
 pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> {
     let io = OpenError::io(path);
     // A relative path may have no parent by name.
     let path = &std::path::absolute(path).map_err(&io)?;
-    let mut entered = make_directory(path).map_err(&io)?;
-    let lock = lock_directory(path)?;
+    let home = home::home_of(path);
+    let mut entered = make_directory(home).map_err(&io)?;
+    let owner = lock_directory(home, OWNER_FILE)?;
+    home::check_siblings(home, config)?;
+    home::remove_leftovers(home).map_err(&io)?;
+    entered.extend(make_directory(path).map_err(&io)?);
+    let lock = lock_directory(path, LOCK_FILE)?;
     if path.join(SUPERBLOCK_FILE).try_exists().map_err(&io)? {
         // A segment file may be as new as the crash that ended the process which made it.
         entered.push(path.clone());
@@ -38,14 +46,7 @@ pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> 
     let slots = (config.capacity_bytes / superblock.segment_bytes).max(2);
     // More slots than configured stay in use: the ring does not shrink.
     let slots = u32::try_from(slots).unwrap_or(u32::MAX).max(device.slots().len() as u32);
-    Ok(Place { path: path.to_owned(), device: Arc::new(device), superblock, slots, lock: Arc::new(lock) })
-}
-
-pub(super) fn seal_file(path: &Path) -> Result<(PathBuf, Superblock, DirectFile, u64), OpenError> {
-    let superblock = read_superblock(path)?;
-    let file = path.join(SEAL_FILE);
-    let seal = DirectFile::open(&file, OpenMode::ReadWrite).map_err(OpenError::io(&file))?;
-    Ok((file, superblock, seal, 0))
+    Ok(Place { path: path.to_owned(), device: Arc::new(device), superblock, slots, lock: vec![owner, lock] })
 }
 
 pub(crate) fn read_superblock(path: &Path) -> Result<Superblock, OpenError> {
@@ -63,8 +64,9 @@ fn make_directory(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(parents)
 }
 
-fn lock_directory(path: &Path) -> Result<File, OpenError> {
-    let file = path.join(LOCK_FILE);
+/// Takes one of the locks of a directory; fails at once where another process has it.
+pub(crate) fn lock_directory(path: &Path, name: &str) -> Result<File, OpenError> {
+    let file = path.join(name);
     let io = OpenError::io(&file);
     let mut options = OpenOptions::new();
     let mut held = options.read(true).write(true).create(true).truncate(false).open(&file).map_err(&io)?;
@@ -86,7 +88,8 @@ fn make(path: &Path, config: &WalConfig) -> Result<(), OpenError> {
     let io = OpenError::io(path);
     refuse_strangers(path)?;
     remove_segments(path).map_err(&io)?;
-    let superblock = new_superblock(config, config.capacity_bytes);
+    let uuid = home::uuid_of(path).unwrap_or_else(|| SystemRandom.uuid());
+    let superblock = new_superblock(config, uuid, config.capacity_bytes);
     for name in [SEAL_FILE, SUPERBLOCK_TEMPORARY] {
         match std::fs::remove_file(path.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
@@ -94,7 +97,7 @@ fn make(path: &Path, config: &WalConfig) -> Result<(), OpenError> {
         }
     }
     let seal = DirectFile::open(&path.join(SEAL_FILE), OpenMode::CreateNew).map_err(&io)?;
-    let sector = SealSector { uuid: superblock.uuid, sealed: None };
+    let sector = SealSector::open(superblock.uuid);
     write_page_unsynced(&seal, 0, |page| sector.encode(page)).map_err(&io)?;
     let device = FileDevice::open(path, OpenMode::ReadWrite).map_err(&io)?;
     device.make_first_slots(config.segment_bytes).map_err(&io)?;
@@ -114,8 +117,8 @@ fn refuse_strangers(path: &Path) -> Result<(), OpenError> {
     for entry in std::fs::read_dir(path).map_err(&io)? {
         let name = entry.map_err(&io)?.file_name();
         let name = name.to_string_lossy();
-        let ours = [LOCK_FILE, SEAL_FILE, SUPERBLOCK_TEMPORARY, "lost+found"].contains(&&*name);
-        if !ours && slot_of_name(&name).is_none() {
+        let ours = [LOCK_FILE, OWNER_FILE, SEAL_FILE, SUPERBLOCK_TEMPORARY, "lost+found"].contains(&&*name);
+        if !ours && slot_of_name(&name).is_none() && !home::is_entry(&name) {
             let reason = format!("the directory holds {name:?}; give the log a directory of its own");
             return Err(OpenError::not_a_wal(path, reason));
         }
