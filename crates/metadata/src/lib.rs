@@ -5,6 +5,7 @@ pub mod command;
 pub mod delta;
 pub mod image;
 pub mod log;
+pub mod placement;
 pub mod raft;
 pub mod state;
 mod wire;

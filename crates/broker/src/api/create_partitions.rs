@@ -9,13 +9,14 @@ use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssign
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use metadata::placement::Placer;
 use metadata::{Command, MetadataImage, TopicImage};
 use protocol::ErrorCode;
 use uuid::Uuid;
 
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
-use crate::topics::{ChangeError, Deadline, MAX_PARTITIONS_PER_REQUEST, check_assignment, place, submit};
+use crate::topics::{ChangeError, Deadline, MAX_PARTITIONS_PER_REQUEST, check_assignment, place, placer, submit};
 
 /// See the module.
 pub(crate) struct CreatePartitions;
@@ -70,13 +71,14 @@ fn judge(
     for topic in topics {
         *counts.entry(&topic.name).or_default() += 1;
     }
+    let mut placer = placer(image, random);
     let mut left = MAX_PARTITIONS_PER_REQUEST;
     let mut judged = Vec::with_capacity(topics.len());
     for topic in topics {
         match counts.get_mut(&topic.name).map(std::mem::take).unwrap_or_default() {
             // Told already, with the first of its name.
             0 => {}
-            1 => judged.push((topic.name.clone(), plan(image, random, topic, &mut left))),
+            1 => judged.push((topic.name.clone(), plan(image, &mut placer, topic, &mut left))),
             _ => {
                 let error = ChangeError::new(ErrorCode::InvalidRequest, "Duplicate topic name.");
                 judged.push((topic.name.clone(), Err(error)));
@@ -88,7 +90,7 @@ fn judge(
 
 fn plan(
     image: &MetadataImage,
-    random: &dyn Random,
+    placer: &mut Placer,
     request: &CreatePartitionsTopic,
     left: &mut usize,
 ) -> Result<Growth, ChangeError> {
@@ -112,8 +114,7 @@ fn plan(
     let factor = topic.partitions.first().map_or(1, |partition| partition.replicas.len());
     let added = match &request.assignments {
         Some(assignments) => manual(image, topic, assignments, additional, factor)?,
-        None => place(image, random, additional, factor)
-            .map_err(|message| ChangeError::new(ErrorCode::InvalidReplicationFactor, message))?,
+        None => place(placer, additional, factor)?,
     };
     Ok(Growth { topic: topic.id, added })
 }

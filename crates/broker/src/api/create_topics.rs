@@ -12,6 +12,7 @@ use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, Cr
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use metadata::MetadataImage;
+use metadata::placement::Placer;
 use protocol::ErrorCode;
 use uuid::Uuid;
 
@@ -20,7 +21,7 @@ use crate::Broker;
 use crate::config::registry::TOPIC_KEYS;
 use crate::config::{Layers, check_topic_configs};
 use crate::topics::{
-    ChangeError, Deadline, MAX_PARTITIONS_PER_REQUEST, check_assignment, check_name, colliding, create, place,
+    ChangeError, Deadline, MAX_PARTITIONS_PER_REQUEST, check_assignment, check_name, colliding, create, place, placer,
 };
 
 /// See the module.
@@ -75,6 +76,7 @@ fn judge(broker: &Broker, image: &MetadataImage, topics: &[CreatableTopic]) -> V
     for topic in topics {
         *counts.entry(&topic.name).or_default() += 1;
     }
+    let mut placer = placer(image, broker.random.as_ref());
     let mut partitions_left = MAX_PARTITIONS_PER_REQUEST;
     let mut judged: Vec<Judged> = Vec::with_capacity(topics.len());
     for topic in topics {
@@ -83,7 +85,7 @@ fn judge(broker: &Broker, image: &MetadataImage, topics: &[CreatableTopic]) -> V
             // Told already, with the first of its name.
             0 => continue,
             1 => {
-                let planned = plan(broker, image, topic).and_then(|planned| {
+                let planned = plan(broker, image, &mut placer, topic).and_then(|planned| {
                     partitions_left = partitions_left.checked_sub(planned.partitions.len()).ok_or_else(|| {
                         let message = "Excessively large number of partitions per request.";
                         ChangeError::new(ErrorCode::PolicyViolation, message)
@@ -101,7 +103,12 @@ fn judge(broker: &Broker, image: &MetadataImage, topics: &[CreatableTopic]) -> V
     judged
 }
 
-fn plan(broker: &Broker, image: &MetadataImage, topic: &CreatableTopic) -> Result<Planned, ChangeError> {
+fn plan(
+    broker: &Broker,
+    image: &MetadataImage,
+    placer: &mut Placer,
+    topic: &CreatableTopic,
+) -> Result<Planned, ChangeError> {
     let name: &str = &topic.name;
     if name == "__cluster_metadata" {
         let message = format!("Creation of internal topic {name} is prohibited.");
@@ -117,7 +124,7 @@ fn plan(broker: &Broker, image: &MetadataImage, topic: &CreatableTopic) -> Resul
     }
     let configs = configs(topic)?;
     let partitions = match topic.assignments.is_empty() {
-        true => automatic(broker, image, topic)?,
+        true => automatic(broker, placer, topic)?,
         false => manual(image, topic)?,
     };
     Ok(Planned { id: broker.random.uuid(), partitions, configs })
@@ -135,11 +142,7 @@ fn configs(topic: &CreatableTopic) -> Result<Vec<(Arc<str>, Arc<str>)>, ChangeEr
     Ok(entries.map(|(name, value)| (Arc::from(name), Arc::from(value))).collect())
 }
 
-fn automatic(
-    broker: &Broker,
-    image: &MetadataImage,
-    topic: &CreatableTopic,
-) -> Result<Vec<Arc<[NodeId]>>, ChangeError> {
+fn automatic(broker: &Broker, placer: &mut Placer, topic: &CreatableTopic) -> Result<Vec<Arc<[NodeId]>>, ChangeError> {
     let factor = match topic.replication_factor {
         -1 => broker.config.default_replication_factor,
         factor if factor > 0 => factor,
@@ -161,8 +164,7 @@ fn automatic(
         let message = "Excessively large number of partitions per request.";
         return Err(ChangeError::new(ErrorCode::PolicyViolation, message));
     }
-    place(image, broker.random.as_ref(), count, factor)
-        .map_err(|message| ChangeError::new(ErrorCode::InvalidReplicationFactor, message))
+    place(placer, count, factor)
 }
 
 fn manual(image: &MetadataImage, topic: &CreatableTopic) -> Result<Vec<Arc<[NodeId]>>, ChangeError> {

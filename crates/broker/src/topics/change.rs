@@ -9,7 +9,7 @@ use metadata::{Command, Outcome, SubmitError};
 use protocol::ErrorCode;
 use uuid::Uuid;
 
-use super::{check_name, colliding, place};
+use super::{check_name, colliding, place, placer};
 use crate::Broker;
 use crate::config::is_internal_topic;
 
@@ -128,8 +128,8 @@ pub async fn ensure_exists(broker: &Arc<Broker>, deadline: Deadline, name: &str)
         return Err(ChangeError::new(ErrorCode::InvalidTopicException, message));
     }
     let shape = Shape::of(broker, name, image.nodes.len());
-    let partitions = place(&image, broker.random.as_ref(), shape.partitions, shape.replication_factor)
-        .map_err(|message| ChangeError::new(ErrorCode::InvalidReplicationFactor, message))?;
+    let mut placer = placer(&image, broker.random.as_ref());
+    let partitions = place(&mut placer, shape.partitions, shape.replication_factor)?;
     let id = broker.random.uuid();
     match create(broker, deadline, id, Arc::from(name), partitions, shape.configs).await {
         Err(error) if error.code == ErrorCode::TopicAlreadyExists => {

@@ -7,7 +7,7 @@ mod placement;
 
 pub use change::{ChangeError, Deadline, create, ensure_exists, submit};
 pub use name::{check_name, colliding};
-pub use placement::{check_assignment, place};
+pub use placement::{check_assignment, place, placer};
 
 /// Partitions that one request may create, over all its topics: Kafka's bound.
 pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;

@@ -5,42 +5,29 @@ use std::sync::Arc;
 
 use common::{NodeId, Random};
 use metadata::MetadataImage;
+use metadata::placement::Placer;
+use protocol::ErrorCode;
 
-/// Replicas for `count` partitions that follow the `existing` first ones: leaders take turns among the live
-/// brokers from a random start, followers are the brokers after the leader.
+use super::ChangeError;
+
+/// Places new partitions of all topics of one request; small topics begin at a random broker.
+#[must_use]
+pub fn placer(image: &MetadataImage, random: &dyn Random) -> Placer {
+    Placer::new(image, random.next_u64())
+}
+
+/// Replicas for `count` partitions.
 ///
 /// # Errors
-/// Kafka's sentence for INVALID_REPLICATION_FACTOR.
-pub fn place(
-    image: &MetadataImage,
-    random: &dyn Random,
-    count: usize,
-    replication_factor: usize,
-) -> Result<Vec<Arc<[NodeId]>>, String> {
-    let registered = image.nodes.len();
-    let live: Vec<NodeId> = image.nodes.values().filter(|node| !node.fenced).map(|node| node.id).collect();
-    let unable = |why: String| {
-        Err(format!(
+/// INVALID_REPLICATION_FACTOR, with Kafka's sentence.
+pub fn place(placer: &mut Placer, count: usize, replication_factor: usize) -> Result<Vec<Arc<[NodeId]>>, ChangeError> {
+    placer.place(count, replication_factor).map_err(|why| {
+        let message = format!(
             "Unable to replicate the partition {replication_factor} time(s): The target replication factor of \
              {replication_factor} cannot be reached because {why}."
-        ))
-    };
-    if replication_factor > registered {
-        return unable(format!("only {registered} broker(s) are registered"));
-    }
-    if live.is_empty() {
-        return unable("all brokers are fenced".to_owned());
-    }
-    let fenced = image.nodes.values().filter(|node| node.fenced).map(|node| node.id);
-    let order: Vec<NodeId> = live.iter().copied().chain(fenced).collect();
-    let start = usize::try_from(random.below(live.len() as u64)).unwrap_or(0);
-    let replicas = |partition: usize| {
-        let leader = (start + partition) % live.len();
-        let others = (1..order.len()).map(|step| (leader + step) % order.len());
-        let followers = others.map(|index| order[index]).take(replication_factor - 1);
-        std::iter::once(order[leader]).chain(followers).collect()
-    };
-    Ok((0..count).map(replicas).collect())
+        );
+        ChangeError::new(ErrorCode::InvalidReplicationFactor, message)
+    })
 }
 
 /// Checks one partition's replicas as a client gave them.
@@ -60,6 +47,9 @@ pub fn check_assignment(image: &MetadataImage, replicas: &[NodeId], factor: Opti
         if replicas[..index].contains(replica) {
             return Err(format!("The manual partition assignment includes the broker {replica} more than once."));
         }
+    }
+    if !replicas.iter().any(|replica| image.is_live(*replica)) {
+        return Err("All brokers specified in the manual partition assignment are fenced.".to_owned());
     }
     match factor {
         Some(factor) if factor != replicas.len() => Err(format!(
@@ -90,38 +80,28 @@ mod tests {
     }
 
     #[test]
-    fn leaders_take_turns_and_replicas_differ() {
-        let placed = place(&image(&[(1, false), (2, false), (3, false)]), &SeededRandom::new(7), 6, 3).expect("placed");
-        for id in 1..=3 {
-            assert_eq!(placed.iter().filter(|replicas| replicas[0] == NodeId(id)).count(), 2);
-        }
-        for replicas in &placed {
-            let mut sorted: Vec<_> = replicas.to_vec();
-            sorted.sort();
-            assert_eq!(sorted, [NodeId(1), NodeId(2), NodeId(3)]);
-        }
-    }
-
-    #[test]
-    fn fenced_brokers_never_lead() {
-        let placed = place(&image(&[(1, true), (2, false)]), &SeededRandom::new(7), 4, 2).expect("placed");
-        assert!(placed.iter().all(|replicas| replicas[..] == [NodeId(2), NodeId(1)]));
-    }
-
-    #[test]
-    fn more_replicas_than_brokers_are_refused() {
-        let error = place(&image(&[(1, false)]), &SeededRandom::new(7), 1, 3).expect_err("too many");
-        assert!(error.contains("only 1 broker(s) are registered"), "{error}");
-        assert!(place(&image(&[(1, true)]), &SeededRandom::new(7), 1, 1).is_err());
+    fn more_replicas_than_brokers_are_refused_in_kafkas_words() {
+        let place = |image: &MetadataImage, factor| place(&mut placer(image, &SeededRandom::new(7)), 1, factor);
+        let error = place(&image(&[(1, false)]), 3).expect_err("too many");
+        assert_eq!(error.code, ErrorCode::InvalidReplicationFactor);
+        assert!(error.message.ends_with("because only 1 broker(s) are registered."), "{}", error.message);
+        assert!(place(&image(&[(1, true)]), 1).expect_err("none").message.ends_with("all brokers are fenced."));
+        assert_eq!(place(&image(&[(1, false), (2, true)]), 2).expect("placed")[0][..], [NodeId(1), NodeId(2)]);
     }
 
     #[test]
     fn assignments_are_checked() {
-        let image = image(&[(1, false), (2, false)]);
+        let image = image(&[(1, false), (2, false), (4, true)]);
         assert_eq!(check_assignment(&image, &[NodeId(1), NodeId(2)], None), Ok(()));
-        for (replicas, factor) in
-            [(&[][..], None), (&[1, 1][..], None), (&[3][..], None), (&[-1][..], None), (&[1][..], Some(2))]
-        {
+        assert_eq!(check_assignment(&image, &[NodeId(4), NodeId(2)], None), Ok(()));
+        for (replicas, factor) in [
+            (&[][..], None),
+            (&[1, 1][..], None),
+            (&[3][..], None),
+            (&[-1][..], None),
+            (&[4][..], None),
+            (&[1][..], Some(2)),
+        ] {
             let replicas: Vec<NodeId> = replicas.iter().map(|&id| NodeId(id)).collect();
             assert!(check_assignment(&image, &replicas, factor).is_err(), "{replicas:?}");
         }
