@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Lsn, ObjectId};
+use common::ObjectId;
 use quick_cache::sync::{Cache, DefaultLifecycle, GuardResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
-use wal::{ReadError, WriteAheadLog};
+use wal::{Block, BlockAddress, ReadError, WriteAheadLog};
 
 use crate::format::data_block::DataBlock;
 use crate::format::object_index::ObjectIndex;
@@ -14,8 +14,8 @@ use crate::format::object_index::ObjectIndex;
 /// What is cached under which name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CacheKey {
-    /// A block of the log.
-    Log(Lsn),
+    /// A block of the log, or of a sealed one.
+    Log(BlockAddress),
     /// A data block by its position in an object.
     Data(ObjectId, u64),
     /// An object's index.
@@ -108,23 +108,16 @@ impl BlockCache {
         self.cache.weight()
     }
 
-    /// A block of the log whose memory was given up.
-    pub(crate) async fn log_block(&self, wal: &dyn WriteAheadLog, lsn: Lsn) -> Result<Bytes, ReadError> {
-        let guard = match self.get_or_guard(&CacheKey::Log(lsn)).await {
+    /// A block of a log whose memory was given up.
+    pub(crate) async fn log_block(&self, wal: &dyn WriteAheadLog, block: &Block) -> Result<Bytes, ReadError> {
+        let guard = match self.get_or_guard(&CacheKey::Log(block.address())).await {
             Ok(Cached::Log(bytes)) => return Ok(bytes),
             Ok(_) => unreachable!("a log key only ever maps to a log block"),
             Err(guard) => guard,
         };
-        let bytes = read_log_block(wal, lsn).await?;
+        let bytes = block.read_back(wal).await?;
         // A refused insert only means that it was evicted at once.
         let _ = guard.insert(Cached::Log(bytes.clone()));
         Ok(bytes)
     }
-}
-
-/// Reads a block of the log past any cache.
-pub(crate) async fn read_log_block(wal: &dyn WriteAheadLog, lsn: Lsn) -> Result<Bytes, ReadError> {
-    let block = wal.read_block(lsn).await?;
-    let reason = || ReadError::Corrupt { lsn, reason: "it was read without its bytes".to_owned() };
-    block.bytes().ok_or_else(reason)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use common::{Clock, NodeEpoch, NodeId};
 use object_store::ObjectStore;
 use tokio::sync::Notify;
-use wal::WriteAheadLog;
+use wal::{AppendError, Appended, RecordMeta, WriteAheadLog};
 
 use crate::block_cache::BlockCache;
 use crate::log_cache::LogCache;
@@ -126,6 +126,28 @@ impl Core {
     /// Who this is, as metadata names the owner of a stream.
     pub(crate) fn owner(&self) -> (NodeId, NodeEpoch) {
         (self.settings.node, self.settings.node_epoch)
+    }
+
+    /// Appends to the log, with room made where memory is what lacks. Asks for uploads and trims when it is full.
+    pub(crate) fn append_to_log(
+        &self,
+        meta: &RecordMeta,
+        payload: &[u8],
+        patch: &mut dyn FnMut(&mut [u8]),
+    ) -> Result<Appended, AppendError> {
+        let appended = match self.wal.append(meta, payload, patch) {
+            Err(AppendError::NoMemory) => {
+                self.log_cache.release_half();
+                self.wal.append(meta, payload, patch)
+            }
+            other => other,
+        };
+        if matches!(appended, Err(AppendError::Full)) {
+            self.backlog.wanted.notify_one();
+            self.anchors.log_was_full.store(true, Ordering::Release);
+            self.anchors.wanted.notify_one();
+        }
+        appended
     }
 
     /// Counts an appended record and asks for an upload when a bound is reached.

@@ -8,6 +8,7 @@ mod collector;
 mod compaction;
 mod core;
 pub mod format;
+mod hand_over;
 pub mod inspect;
 mod log_cache;
 mod object;
@@ -27,9 +28,12 @@ mod tests;
 mod upload;
 
 pub use anchors::CheckpointSource;
+pub use format::hand_over::{HandOver, HandOverRecord};
+pub use hand_over::{ExportError, ImportError};
 pub use ports::{
     CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager, PortError, SliceCommit,
     SliceOutcome, StreamManager, StreamMetadata,
 };
-pub use store::{OpenError, Parts, Settings, StartError, StreamStore};
+pub use recovery::sealed_tails;
+pub use store::{AdoptError, OpenError, Parts, Settings, StartError, StreamStore};
 pub use stream::{AppendRequest, Checkpoint, FetchError, Fetched, ReadClass, RecordHead, RecordSlice, Stream};

@@ -42,14 +42,16 @@ impl LogCache {
 
     /// Takes note of the block of a record just appended, and releases what exceeds the bound.
     pub(crate) fn note(&self, block: &Arc<Block>) {
-        let mark = block.lsn().0 + 1;
+        // What lies in sealed logs comes in through the block cache.
+        let Some(lsn) = block.own_lsn() else { return };
+        let mark = lsn.0 + 1;
         if self.newest.load(Ordering::Acquire) == mark {
             return;
         }
         let mut blocks = self.blocks.lock();
-        let at = blocks.queue.partition_point(|(known, _)| known.lsn() < block.lsn());
-        let known = blocks.queue.get(at).is_some_and(|(known, _)| known.lsn() == block.lsn());
-        if !known && block.lsn() >= self.released_below() {
+        let at = blocks.queue.partition_point(|(known, _)| known.own_lsn() < Some(lsn));
+        let known = blocks.queue.get(at).is_some_and(|(known, _)| known.own_lsn() == Some(lsn));
+        if !known && lsn >= self.released_below() {
             blocks.queue.insert(at, (Arc::clone(block), 0));
             // A block below a durable one is durable itself, but not measured yet.
             if at < blocks.durable {
@@ -82,7 +84,9 @@ impl LogCache {
             blocks.durable -= 1;
             blocks.bytes -= size;
             block.release();
-            self.released_below.fetch_max(block.lsn().0 + 1, Ordering::AcqRel);
+            if let Some(lsn) = block.own_lsn() {
+                self.released_below.fetch_max(lsn.0 + 1, Ordering::AcqRel);
+            }
         }
     }
 }

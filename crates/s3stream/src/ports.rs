@@ -1,5 +1,7 @@
 //! What the stream layer needs from metadata, declared here and implemented by whoever composes.
 
+use std::sync::Arc;
+
 use common::{NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 
 /// What metadata knows of one stream.
@@ -15,6 +17,22 @@ pub struct StreamMetadata {
     pub end: Offset,
     /// Newest committed checkpoint.
     pub checkpoint: Option<CheckpointRef>,
+    /// Epochs that were reserved for a move and never granted: what a log holds of them is void.
+    pub void: Arc<[StreamEpoch]>,
+    /// Sealed logs hold acknowledged records of the stream up to here (exclusive). Not above `end` where none does.
+    pub sealed_end: Offset,
+}
+
+impl StreamMetadata {
+    /// Whether records of `epoch` are part of the stream.
+    pub(crate) fn is_granted(&self, epoch: StreamEpoch) -> bool {
+        epoch <= self.epoch && !self.void.contains(&epoch)
+    }
+
+    /// Whether another node than `node` holds the stream.
+    pub(crate) fn is_elsewhere(&self, node: NodeId) -> bool {
+        self.owner.is_some_and(|(owner, _)| owner != node)
+    }
 }
 
 /// Where a stream's newest committed checkpoint lies.

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use common::Offset;
 use common::supervisor::StopSignal;
-use common::{Lsn, Offset};
 use futures::{StreamExt, stream};
-use wal::ReadError;
+use wal::{BlockAddress, ReadError};
 
 use crate::format::object_index::{BlockEntry, ObjectIndex};
 use crate::object::reader::{self, ObjectReadError};
@@ -104,43 +104,51 @@ async fn fetch_log(
         state.tail.from(from).take_while(within).cloned().collect()
     };
     let mut reached = from;
-    let mut last: Option<(Lsn, Bytes)> = None;
+    let mut last: Option<(BlockAddress, Bytes)> = None;
     for entry in entries {
         if !fetched.has_room(entry.len as usize, max_bytes) {
             break;
         }
-        let lsn = entry.block.lsn();
+        let address = entry.block.address();
         let block = match (entry.block.bytes(), &last) {
             (Some(bytes), _) => bytes,
-            (None, Some((known, bytes))) if *known == lsn => bytes.clone(),
-            (None, _) => match stream.core.block_cache.log_block(stream.core.wal.as_ref(), lsn).await {
+            (None, Some((known, bytes))) if *known == address => bytes.clone(),
+            (None, _) => match stream.core.block_cache.log_block(stream.core.wal.as_ref(), &entry.block).await {
                 Ok(bytes) => bytes,
-                // It was uploaded and trimmed since.
-                Err(ReadError::NotFound(_)) => {
+                // It was uploaded and trimmed since; a sealed log may even be gone, or another be in its place.
+                Err(error) if is_gone(stream, &entry, &error) => {
                     stream.opened();
-                    return Ok(Step::Moved(format!("block {lsn} of the log was trimmed")));
+                    return Ok(Step::Moved(format!("a block of the log: {error}")));
                 }
-                Err(error @ ReadError::Corrupt { .. }) => {
-                    return Err(FetchError::Corrupt(error.to_string()));
-                }
-                Err(error @ ReadError::Io(_)) => {
-                    return Err(FetchError::Unavailable(error.to_string()));
-                }
+                Err(error) => return Err(unreadable(&error)),
             },
         };
-        let payload = slice(&block, entry.position, entry.len, lsn)?;
-        last = Some((lsn, block));
+        let payload = slice(&block, entry.position, entry.len)?;
+        last = Some((address, block));
         fetched.push(entry.base, entry.next, payload);
         reached = entry.next;
     }
     Ok(Step::Reached(reached))
 }
 
-/// The bytes `position..position + len` of a block of the log.
-pub(crate) fn slice(block: &Bytes, position: u32, len: u32, lsn: Lsn) -> Result<Bytes, FetchError> {
+/// Whether objects hold the entry, so that nobody owes its block any more.
+fn is_gone(stream: &Stream, entry: &TailEntry, error: &ReadError) -> bool {
+    let in_sealed = entry.block.origin().is_some();
+    matches!(error, ReadError::NotFound(_)) || in_sealed && entry.next <= stream.committed_offset()
+}
+
+fn unreadable(error: &ReadError) -> FetchError {
+    match error {
+        ReadError::Corrupt { .. } => FetchError::Corrupt(error.to_string()),
+        ReadError::NotFound(_) | ReadError::Io(_) => FetchError::Unavailable(error.to_string()),
+    }
+}
+
+/// The bytes `position..position + len` of a block of a log.
+pub(crate) fn slice(block: &Bytes, position: u32, len: u32) -> Result<Bytes, FetchError> {
     let (start, end) = (position as usize, position as usize + len as usize);
     if end > block.len() {
-        return Err(FetchError::Corrupt(format!("the block of the log at {lsn} is shorter than it was")));
+        return Err(FetchError::Corrupt("a block of the log is shorter than it was".to_owned()));
     }
     Ok(block.slice(start..end))
 }
@@ -315,24 +323,18 @@ pub(crate) async fn checkpoint(stream: &Stream) -> Result<Option<Checkpoint>, Fe
         newest
     };
     if let Some(entry) = in_log {
-        let lsn = entry.block.lsn();
         let block = match entry.block.bytes() {
             Some(bytes) => Ok(bytes),
-            None => stream.core.block_cache.log_block(stream.core.wal.as_ref(), lsn).await,
+            None => stream.core.block_cache.log_block(stream.core.wal.as_ref(), &entry.block).await,
         };
         match block {
             Ok(block) => {
-                let payload = slice(&block, entry.position, entry.len, lsn)?;
+                let payload = slice(&block, entry.position, entry.len)?;
                 return Ok(Some(Checkpoint { offset: entry.offset, payload }));
             }
             // Trimmed with the data it describes; objects have what there is.
             Err(ReadError::NotFound(_)) => {}
-            Err(error @ ReadError::Corrupt { .. }) => {
-                return Err(FetchError::Corrupt(error.to_string()));
-            }
-            Err(error @ ReadError::Io(_)) => {
-                return Err(FetchError::Unavailable(error.to_string()));
-            }
+            Err(error) => return Err(unreadable(&error)),
         }
     }
     let mut last = None;

@@ -5,13 +5,16 @@ use std::sync::{Arc, Weak};
 
 use common::{Lsn, Offset, StreamEpoch, StreamId};
 use parking_lot::Mutex;
+use uuid::Uuid;
 use wal::{RecordKind, RecordRef, Recovered};
 
 use crate::anchors::{CheckpointSource, give_way, oldest_anchor};
 use crate::core::Core;
+use crate::format::hand_over::HandOver;
+use crate::hand_over::{Import, ImportError};
 use crate::ports::StreamMetadata;
 use crate::recovery::resolve;
-use crate::store::OpenError;
+use crate::store::{AdoptError, OpenError};
 use crate::stream::Stream;
 use crate::tail::{TAIL_ENTRY_BYTES, Tail};
 use crate::upload::PlannedSlice;
@@ -25,6 +28,8 @@ struct Inner {
     open: HashMap<StreamId, Arc<Stream>>,
     /// Records of streams nobody has opened yet, in log order.
     recovered: HashMap<StreamId, Vec<RecordRef>>,
+    /// What was imported last of each stream that ever was.
+    imports: HashMap<StreamId, Import>,
     /// The metadata image is loaded and newer than everything in the log: what it does not know does not exist.
     /// So it is once a stream was opened, or when the caller says so.
     metadata_loaded: bool,
@@ -36,7 +41,14 @@ impl Registry {
         for record in recovered.records {
             by_stream.entry(record.meta.stream).or_default().push(record);
         }
-        Self { inner: Mutex::new(Inner { open: HashMap::new(), recovered: by_stream, metadata_loaded: false }) }
+        Self {
+            inner: Mutex::new(Inner {
+                open: HashMap::new(),
+                recovered: by_stream,
+                imports: HashMap::new(),
+                metadata_loaded: false,
+            }),
+        }
     }
 
     /// See [`crate::StreamStore::open`].
@@ -52,12 +64,24 @@ impl Registry {
             if open.epoch() >= epoch {
                 return Err(OpenError::Fenced { stream: id, given: epoch, current: open.epoch() });
             }
-            let reopened = Arc::new(open.supersede(epoch, metadata.end));
-            inner.open.insert(id, Arc::clone(&reopened));
-            return Ok(reopened);
+            if !inner.recovered.contains_key(&id) {
+                let expected = open.next_offset().max(metadata.end);
+                if expected < metadata.sealed_end {
+                    return Err(OpenError::Gap { stream: id, expected, found: metadata.sealed_end });
+                }
+                let reopened = Arc::new(open.supersede(epoch, metadata.end));
+                inner.open.insert(id, Arc::clone(&reopened));
+                return Ok(reopened);
+            }
         }
         let records = inner.recovered.get(&id).cloned().unwrap_or_default();
-        let recovered = resolve(id, records, metadata.end, epoch)?;
+        let recovered = resolve(id, records, metadata)?;
+        if let Some(left) = inner.open.remove(&id) {
+            // It went to another node and came back, with what that node had of it: what was left here is part of that.
+            let mut state = left.state.lock();
+            state.closed = true;
+            abandon(core, &mut state.tail);
+        }
         inner.recovered.remove(&id);
         inner.metadata_loaded = true;
         let mut tail = Tail::new(metadata.end, recovered.entries, recovered.checkpoints);
@@ -70,6 +94,72 @@ impl Registry {
         let stream = Arc::new(Stream::new(id, epoch, Arc::clone(core), metadata.start, tail));
         inner.open.insert(id, Arc::clone(&stream));
         Ok(stream)
+    }
+
+    /// See [`crate::StreamStore::adopt`].
+    pub(crate) fn adopt(
+        &self,
+        core: &Core,
+        log: Uuid,
+        records: Vec<RecordRef>,
+        of: &dyn Fn(StreamId) -> bool,
+    ) -> Result<(), AdoptError> {
+        let mut by_stream: HashMap<StreamId, Vec<RecordRef>> = HashMap::new();
+        for record in records {
+            if of(record.meta.stream) {
+                by_stream.entry(record.meta.stream).or_default().push(record);
+            }
+        }
+        let metadata = |id: StreamId| core.stream_manager.stream(id);
+        let elsewhere = |id: &&StreamId| metadata(**id).is_some_and(|known| known.is_elsewhere(core.settings.node));
+        if let Some(stream) = by_stream.keys().find(elsewhere) {
+            return Err(AdoptError::Elsewhere(*stream));
+        }
+        let mut inner = self.inner.lock();
+        for (id, records) in by_stream {
+            let Some(metadata) = metadata(id) else { continue };
+            if inner.open.get(&id).is_some_and(|open| open.epoch() >= metadata.epoch) {
+                // Opened since it was granted: with this log's records, if metadata knew that there are any.
+                continue;
+            }
+            let known = inner.recovered.entry(id).or_default();
+            let has = |record: &RecordRef| record.block.origin().is_some_and(|known| known.uuid() == log);
+            if !known.iter().any(has) {
+                known.extend(records);
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`crate::StreamStore::import`].
+    pub(crate) fn import(&self, core: &Core, epoch: StreamEpoch, hand_over: &HandOver) -> Result<Lsn, ImportError> {
+        let id = hand_over.stream;
+        // Held throughout, so that no trim comes between the append and the note of what was appended.
+        let mut inner = self.inner.lock();
+        if inner.open.get(&id).is_some_and(|open| open.epoch() >= epoch) {
+            return Err(ImportError::Used { stream: id, epoch });
+        }
+        let mut records = Vec::with_capacity(hand_over.records.len());
+        let known = inner.imports.get(&id).copied();
+        let (import, outcome) = Import::run(known, core, epoch, hand_over, &mut records);
+        inner.imports.insert(id, import);
+        if outcome.is_ok() && !records.is_empty() {
+            inner.recovered.entry(id).or_default().extend(records);
+        }
+        outcome
+    }
+
+    /// See [`crate::StreamStore::discard`].
+    pub(crate) fn discard(&self, id: StreamId, epoch: StreamEpoch) {
+        let mut inner = self.inner.lock();
+        // So that an import that comes again late is not answered as if its records were still there.
+        inner.imports.entry(id).and_modify(|import| import.forget(epoch)).or_insert(Import::spent(epoch));
+        if let Some(records) = inner.recovered.get_mut(&id) {
+            records.retain(|record| record.meta.stream_epoch != epoch);
+            if records.is_empty() {
+                inner.recovered.remove(&id);
+            }
+        }
     }
 
     /// See [`crate::StreamStore::metadata_loaded`].
@@ -90,14 +180,16 @@ impl Registry {
         let Some(stream) = inner.open.get(&id) else {
             return;
         };
-        let gone = core.stream_manager.stream(id).is_none();
+        let moved =
+            |metadata: &StreamMetadata| metadata.epoch > stream.epoch() && metadata.is_elsewhere(core.settings.node);
+        let gone = core.stream_manager.stream(id).is_none_or(|metadata| moved(&metadata));
         let done = {
             let mut state = stream.state.lock();
             state.closed = true;
             if gone {
                 abandon(core, &mut state.tail);
             }
-            state.tail.pending_bytes() == 0
+            !state.tail.has_pending()
         };
         if done {
             inner.open.remove(&id);
@@ -158,7 +250,7 @@ impl Registry {
     /// that were closed, and trims the log up to the oldest record that no object holds.
     pub(crate) fn settle(&self, core: &Core) {
         let mut inner = self.inner.lock();
-        inner.drop_unknown(core);
+        inner.drop_void(core);
         // Read before the streams are: whatever is appended later lies above.
         let durable = core.wal.durable().get();
         let give_way = give_way(core);
@@ -170,12 +262,12 @@ impl Registry {
             let tail = &mut state.tail;
             let dropped = if tight { tail.drop_committed() } else { tail.drop_released(released_below) };
             core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
-            let (pending, anchor) = (tail.first_pending_lsn(), tail.anchor(durable));
+            let (pending, anchor) = (tail.first_own_pending(), tail.anchor(durable));
             oldest = pending.map_or(oldest, |pending| pending.min(oldest));
             if !state.closed && !give_way {
                 oldest = anchor.map_or(oldest, |anchor| anchor.min(oldest));
             }
-            pending.is_some() || !state.closed
+            state.tail.has_pending() || !state.closed
         });
         if give_way {
             inner.open.values().for_each(|stream| stream.state.lock().tail.cut_anchor(oldest));
@@ -208,9 +300,9 @@ impl Registry {
     /// Whether the log holds nothing that should be uploaded.
     pub(crate) fn is_uploaded(&self, core: &Core) -> bool {
         let mut inner = self.inner.lock();
-        inner.drop_unknown(core);
+        inner.drop_void(core);
         inner.first_unopened(core, true).is_none()
-            && inner.open.values().all(|stream| stream.state.lock().tail.first_pending_lsn().is_none())
+            && inner.open.values().all(|stream| !stream.state.lock().tail.has_pending())
     }
 }
 
@@ -227,28 +319,36 @@ fn abandon(core: &Core, tail: &mut Tail) {
 }
 
 impl Inner {
-    /// Drops recovered records of streams that metadata no longer knows.
-    fn drop_unknown(&mut self, core: &Core) {
-        if self.metadata_loaded {
-            self.recovered.retain(|id, _| {
-                let exists = core.stream_manager.stream(*id).is_some();
-                if !exists {
-                    tracing::info!(stream = %id, "dropping what the log holds of a stream that was deleted");
-                }
-                exists
-            });
+    /// Drops records of streams that nobody has opened, where nobody will open them from here: metadata no longer knows
+    /// the stream, or has given it to another node, which took over what was not committed; or never granted the epoch.
+    fn drop_void(&mut self, core: &Core) {
+        if !self.metadata_loaded {
+            return;
         }
+        self.recovered.retain(|id, records| {
+            let Some(metadata) = core.stream_manager.stream(*id) else {
+                tracing::info!(stream = %id, "dropping what the log holds of a stream that was deleted");
+                return false;
+            };
+            let elsewhere = metadata.is_elsewhere(core.settings.node);
+            // What was handed over to this node waits for the epoch that is reserved for it.
+            let is_void = |epoch: StreamEpoch| metadata.void.contains(&epoch) || elsewhere && epoch <= metadata.epoch;
+            records.retain(|record| !is_void(record.meta.stream_epoch));
+            !records.is_empty()
+        });
     }
 
-    /// Where the oldest record lies in the log that was recovered for a stream nobody has opened yet; of those alone
+    /// Where the oldest record lies in the own log that was recovered for a stream nobody has opened yet; of those alone
     /// that no object holds, if so wished.
     fn first_unopened(&self, core: &Core, pending: bool) -> Option<Lsn> {
         let oldest = |(id, records): (&StreamId, &Vec<RecordRef>)| {
             let committed = core.stream_manager.stream(*id).map_or(Offset(0), |metadata| metadata.end);
             let counts = |record: &&RecordRef| {
-                !pending || record.meta.kind == RecordKind::Data && record.meta.next_offset > committed
+                let wanted = !pending || record.meta.kind == RecordKind::Data && record.meta.next_offset > committed;
+                wanted && record.block.own_lsn().is_some()
             };
-            records.iter().find(counts).map(|record| record.block.lsn())
+            // What was imported may lie behind what was recovered, in any order.
+            records.iter().filter(counts).filter_map(|record| record.block.own_lsn()).min()
         };
         self.recovered.iter().filter_map(oldest).min()
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::{Clock, NodeEpoch, NodeId, Offset, Random, StreamEpoch, StreamId};
 use object_store::ObjectStore;
-use wal::WriteAheadLog;
+use wal::{SealedLog, WriteAheadLog};
 
 use crate::block_cache::BlockCache;
 use crate::collector::Collector;
@@ -71,6 +71,17 @@ pub enum OpenError {
         /// The newer one.
         current: StreamEpoch,
     },
+    /// This node's metadata is older than the epoch given, so it does not know yet which records were granted, and
+    /// which are void. Retry.
+    #[error("epoch {given} of stream {stream} is newer than what is known of it here ({current}): try again")]
+    Behind {
+        /// The stream.
+        stream: StreamId,
+        /// The epoch asked for.
+        given: StreamEpoch,
+        /// The newest known.
+        current: StreamEpoch,
+    },
     /// Records are missing between the committed end and the tail in the log, or within the tail. Opening past
     /// that would lose acknowledged data silently, so nothing is opened.
     #[error("the log lacks records of stream {stream}: offset {expected} was expected, {found} was found")]
@@ -82,6 +93,18 @@ pub enum OpenError {
         /// What comes instead.
         found: Offset,
     },
+}
+
+/// Why a sealed log was not taken over. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Log(#[from] wal::OpenError),
+    /// As far as is known here, another node holds one of the streams that were picked: metadata is behind, or the stream
+    /// has moved on. Look again which streams are this node's.
+    #[error("stream {0} is not granted to this node")]
+    Elsewhere(StreamId),
 }
 
 /// All streams of one broker.
@@ -152,7 +175,24 @@ impl StreamStore {
         if metadata.epoch > epoch {
             return Err(OpenError::Fenced { stream, given: epoch, current: metadata.epoch });
         }
+        if metadata.epoch < epoch {
+            return Err(OpenError::Behind { stream, given: epoch, current: metadata.epoch });
+        }
         self.registry.open(&self.core, stream, epoch, &metadata)
+    }
+
+    /// Takes over what a sealed log holds of the streams that `of` picks: they are opened with its records beside those of
+    /// the own log, are read from it where no object holds them, and uploaded from it. Metadata must have granted them
+    /// to this node already. No payload is read. Idempotent; for streams that are open already it changes nothing.
+    ///
+    /// Blocks on I/O: call it outside of async workers. Errors: see [`AdoptError`].
+    pub fn adopt(&self, log: &Arc<SealedLog>, of: &dyn Fn(StreamId) -> bool) -> Result<(), AdoptError> {
+        if log.uuid() == self.core.wal.uuid() {
+            tracing::error!(log = %log.uuid(), "this node's own log was to be adopted as a sealed one");
+            return Ok(());
+        }
+        let records = log.records()?;
+        self.registry.adopt(&self.core, log.uuid(), records, of)
     }
 
     /// Metadata is loaded and newer than everything that the log held at start: recovered records of a stream that
@@ -162,7 +202,7 @@ impl StreamStore {
     }
 
     /// Ends this node's use of a stream: no more appends; what the log holds of it is uploaded, or dropped if
-    /// metadata knows the stream no more.
+    /// metadata knows the stream no more, or has given it to another node, which has that too.
     pub fn close(&self, stream: StreamId) {
         self.registry.close(&self.core, stream);
         self.core.backlog.request();

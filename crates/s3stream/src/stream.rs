@@ -1,7 +1,6 @@
 //! One open stream.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -113,6 +112,8 @@ pub(crate) struct State {
     pub(crate) start: Offset,
     /// No more appends: another opening took over, or metadata knows the stream no more.
     pub(crate) closed: bool,
+    /// No appends for now: the stream is about to move.
+    pub(crate) parked: bool,
     pub(crate) readers: Readers,
     pub(crate) checkpoint_source: Option<Weak<dyn CheckpointSource>>,
 }
@@ -125,7 +126,8 @@ impl std::fmt::Debug for Stream {
 
 impl Stream {
     pub(crate) fn new(id: StreamId, epoch: StreamEpoch, core: Arc<Core>, start: Offset, tail: Tail) -> Self {
-        let state = State { tail, start, closed: false, readers: Readers::default(), checkpoint_source: None };
+        let state =
+            State { tail, start, closed: false, parked: false, readers: Readers::default(), checkpoint_source: None };
         Self { id, epoch, core, state: Mutex::new(state) }
     }
 
@@ -192,7 +194,7 @@ impl Stream {
     /// Appends a record; it is durable when the log's durable position reaches the returned LSN.
     ///
     /// Errors: as the log's; [`AppendError::Full`] also when the index of un-uploaded records is full, and
-    /// [`AppendError::Closed`] when this opening of the stream was superseded. Never waits.
+    /// [`AppendError::Closed`] when this opening of the stream was superseded, or is parked. Never waits.
     ///
     /// # Panics
     /// When `request.base_offset` is not the next offset: gaps in the log are how recovery sees damage.
@@ -268,7 +270,7 @@ impl Stream {
     pub fn set_checkpoint_source(&self, source: Weak<dyn CheckpointSource>) {
         let mut state = self.state.lock();
         state.checkpoint_source = Some(source);
-        if !state.tail.is_anchored() {
+        if state.tail.is_adrift() {
             self.core.anchors.wanted.notify_one();
         }
     }
@@ -292,26 +294,14 @@ impl Stream {
         payload: &[u8],
         patch: &mut dyn FnMut(&mut [u8]),
     ) -> Result<Appended, AppendError> {
-        if state.closed {
+        if state.closed || state.parked {
             return Err(AppendError::Closed);
         }
         if self.core.backlog.index_bytes() >= self.core.settings.tail_index_bytes {
             self.core.backlog.wanted.notify_one();
             return Err(AppendError::Full);
         }
-        let appended = match self.core.wal.append(meta, payload, patch) {
-            Err(AppendError::NoMemory) => {
-                self.core.log_cache.release_half();
-                self.core.wal.append(meta, payload, patch)
-            }
-            other => other,
-        };
-        if matches!(appended, Err(AppendError::Full)) {
-            self.core.backlog.wanted.notify_one();
-            self.core.anchors.log_was_full.store(true, Ordering::Release);
-            self.core.anchors.wanted.notify_one();
-        }
-        appended
+        self.core.append_to_log(meta, payload, patch)
     }
 
     /// As [`Self::fetch`], if it can be answered from memory without waiting.

@@ -1,4 +1,4 @@
-//! The tail of one stream: what of it lies in the log, in offset order. Pure state, no I/O.
+//! The tail of one stream: what of it lies in the log, or in sealed ones, in offset order. Pure state, no I/O.
 //!
 //! Offsets, in order: `covered_from <= committed <= next` (when anything cached is left below `committed`),
 //! where entries below `committed` are copies of what objects hold, kept while their block is in memory.
@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{Lsn, Offset};
-use wal::{Block, TAG_BYTES};
+use uuid::Uuid;
+use wal::{Block, BlockAddress, TAG_BYTES};
 
 use crate::stream::{Fetched, RecordHead, RecordSlice};
 
 /// Un-uploaded checkpoints kept per stream; when one more comes, the oldest goes.
 const CHECKPOINTS_MAX: usize = 4;
 
-/// A record that lies in the log.
+/// A record that lies in a log.
 #[derive(Clone, Debug)]
 pub(crate) struct TailEntry {
     pub(crate) base: Offset,
@@ -30,10 +31,15 @@ pub(crate) struct TailEntry {
 /// Memory that one entry is charged with.
 pub(crate) const TAIL_ENTRY_BYTES: u64 = size_of::<TailEntry>() as u64;
 
+/// Exclusive end of a payload in the own log, `None` in a sealed one.
+fn own_end(block: &Block, position: u32, len: u32) -> Option<Lsn> {
+    block.own_lsn().map(|lsn| Lsn(lsn.0 + u64::from(position) + u64::from(len)))
+}
+
 impl TailEntry {
-    /// Exclusive end of the payload in the log: durable once the log is durable up to here.
-    pub(crate) fn end_lsn(&self) -> Lsn {
-        Lsn(self.block.lsn().0 + u64::from(self.position) + u64::from(self.len))
+    /// Durable once the own log is durable up to here; `None` for what lies in a sealed one, which is durable.
+    pub(crate) fn own_end(&self) -> Option<Lsn> {
+        own_end(&self.block, self.position, self.len)
     }
 
     pub(crate) fn head(&self) -> RecordHead {
@@ -47,7 +53,7 @@ impl TailEntry {
     }
 }
 
-/// A checkpoint that lies in the log.
+/// A checkpoint that lies in a log.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckpointEntry {
     pub(crate) offset: Offset,
@@ -57,8 +63,34 @@ pub(crate) struct CheckpointEntry {
 }
 
 impl CheckpointEntry {
-    pub(crate) fn end_lsn(&self) -> Lsn {
-        Lsn(self.block.lsn().0 + u64::from(self.position) + u64::from(self.len))
+    /// As [`TailEntry::own_end`].
+    pub(crate) fn own_end(&self) -> Option<Lsn> {
+        own_end(&self.block, self.position, self.len)
+    }
+
+    fn is_durable(&self, durable: Lsn) -> bool {
+        self.own_end().is_none_or(|end| end <= durable)
+    }
+}
+
+/// A part of one log, from its beginning on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Span {
+    /// Blocks of the own log below `cut`, as far as they are `durable`.
+    Own { cut: Lsn, durable: Lsn },
+    /// Blocks of a sealed log below `cut`.
+    Sealed { log: Uuid, cut: Lsn },
+}
+
+impl Span {
+    fn holds(&self, entry: &TailEntry) -> bool {
+        match (*self, entry.block.address()) {
+            (Self::Own { cut, durable }, BlockAddress::Own(lsn)) => {
+                lsn < cut && entry.own_end().is_some_and(|end| end <= durable)
+            }
+            (Self::Sealed { log, cut }, BlockAddress::Sealed(other, lsn)) => log == other && lsn < cut,
+            _ => false,
+        }
     }
 }
 
@@ -75,7 +107,7 @@ pub(crate) struct Tail {
     checkpoints: Vec<CheckpointEntry>,
     /// Payload bytes of the entries at or above `committed`.
     pending_bytes: u64,
-    /// From here on the log alone says what an opening needs: see [`crate::anchors`].
+    /// From here on the own log alone says what an opening needs: see [`crate::anchors`].
     anchor: Option<Lsn>,
     /// The committed entries were recovered from the log for the opening, which has not read them yet.
     recovered: bool,
@@ -90,8 +122,8 @@ impl Tail {
         let pending_bytes = entries.range(committed_entries..).map(|entry| u64::from(entry.len)).sum();
         let from_nothing = entries.front().filter(|entry| entry.base == Offset(0));
         let anchor = match checkpoints.first() {
-            Some(checkpoint) => Some(checkpoint.block.lsn()),
-            None => from_nothing.map(|entry| entry.block.lsn()),
+            Some(checkpoint) => checkpoint.block.own_lsn(),
+            None => from_nothing.and_then(|entry| entry.block.own_lsn()),
         };
         Self {
             committed,
@@ -107,8 +139,8 @@ impl Tail {
 
     /// Where the log must not be trimmed, so that an opening needs no store; `None` when it needs it, or needs nothing.
     pub(crate) fn anchor(&mut self, durable: Lsn) -> Option<Lsn> {
-        let newest = self.checkpoints.iter().rev().find(|checkpoint| checkpoint.end_lsn() <= durable);
-        self.anchor = self.anchor.max(newest.map(|checkpoint| checkpoint.block.lsn()));
+        let newest = self.checkpoints.iter().rev().find(|checkpoint| checkpoint.is_durable(durable));
+        self.anchor = self.anchor.max(newest.and_then(|checkpoint| checkpoint.block.own_lsn()));
         self.anchor
     }
 
@@ -122,14 +154,22 @@ impl Tail {
         self.entries.front().is_some_and(|entry| entry.base == Offset(0))
     }
 
-    /// Whether the log alone says what an opening needs.
+    /// Whether the log, or a sealed one, says what an opening needs.
     pub(crate) fn is_anchored(&self) -> bool {
-        self.anchor.is_some() || !self.checkpoints.is_empty() || self.next == Offset(0)
+        // A sealed log has no anchor to lose: it is not trimmed.
+        let adopted_whole = || self.is_whole() && self.entries[0].block.origin().is_some();
+        self.anchor.is_some() || !self.checkpoints.is_empty() || self.next == Offset(0) || adopted_whole()
+    }
+
+    /// Whether the next opening would need the store, or a sealed log, once that is gone.
+    pub(crate) fn is_adrift(&self) -> bool {
+        let in_own = |checkpoint: &CheckpointEntry| checkpoint.block.own_lsn().is_some();
+        self.anchor.is_none() && !self.checkpoints.iter().any(in_own) && self.next > Offset(0)
     }
 
     /// The log was trimmed up to `before` although an anchor may lie below.
     pub(crate) fn cut_anchor(&mut self, before: Lsn) {
-        self.checkpoints.retain(|checkpoint| checkpoint.block.lsn() >= before);
+        self.checkpoints.retain(|checkpoint| checkpoint.block.own_lsn().is_none_or(|lsn| lsn >= before));
         self.anchor = self.anchor.filter(|anchor| *anchor >= before);
     }
 
@@ -155,7 +195,7 @@ impl Tail {
         assert!(entry.base == self.next, "an append must start at the next offset");
         assert!(entry.next > entry.base, "a record must hold an offset");
         if entry.base == Offset(0) {
-            self.anchor = Some(entry.block.lsn());
+            self.anchor = entry.block.own_lsn();
         }
         self.next = entry.next;
         self.pending_bytes += u64::from(entry.len);
@@ -174,33 +214,46 @@ impl Tail {
         self.checkpoints.last()
     }
 
-    /// Where the oldest record that no object holds lies in the log.
-    pub(crate) fn first_pending_lsn(&self) -> Option<Lsn> {
-        self.entries.get(self.committed_entries).map(|entry| entry.block.lsn())
+    /// Whether there are records that no object holds.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.committed_entries < self.entries.len()
     }
 
-    /// End of the newest record that no object holds.
+    /// Where the oldest record that no object holds lies.
+    pub(crate) fn first_pending(&self) -> Option<BlockAddress> {
+        self.entries.get(self.committed_entries).map(|entry| entry.block.address())
+    }
+
+    /// Where the oldest record that only the own log holds lies in it. What was adopted lies in front of most.
+    pub(crate) fn first_own_pending(&self) -> Option<Lsn> {
+        self.entries.range(self.committed_entries..).find_map(|entry| entry.block.own_lsn())
+    }
+
+    /// End of the newest record that only the own log holds.
     pub(crate) fn newest_lsn(&self) -> Option<Lsn> {
-        self.entries.range(self.committed_entries..).next_back().map(TailEntry::end_lsn)
+        self.entries.range(self.committed_entries..).next_back().and_then(TailEntry::own_end)
     }
 
-    /// Un-uploaded entries that are durable below `durable` and lie in blocks below `cut`, and the newest
-    /// checkpoint at or below their end.
-    pub(crate) fn pending(&self, durable: Lsn, cut: Lsn) -> (Vec<TailEntry>, Option<CheckpointEntry>) {
-        let entries: Vec<TailEntry> = self
-            .entries
-            .range(self.committed_entries..)
-            .take_while(|entry| entry.block.lsn() < cut && entry.end_lsn() <= durable)
-            .cloned()
-            .collect();
+    /// The oldest un-uploaded entries as far as they lie in `span`, and the newest checkpoint at or below their end.
+    pub(crate) fn pending(&self, span: Span, durable: Lsn) -> (Vec<TailEntry>, Option<CheckpointEntry>) {
+        let pending = self.entries.range(self.committed_entries..);
+        let entries: Vec<TailEntry> = pending.take_while(|entry| span.holds(entry)).cloned().collect();
         let Some(end) = entries.last().map(|entry| entry.next) else {
             return (entries, None);
         };
         let durable_here = |checkpoint: &&CheckpointEntry| {
-            checkpoint.offset <= end && checkpoint.offset >= self.committed && checkpoint.end_lsn() <= durable
+            checkpoint.offset <= end && checkpoint.offset >= self.committed && checkpoint.is_durable(durable)
         };
         let checkpoint = self.checkpoints.iter().rev().find(durable_here).cloned();
         (entries, checkpoint)
+    }
+
+    /// All entries that no object holds, durable or not, and the newest checkpoint among them.
+    pub(crate) fn un_uploaded(&self) -> (Vec<TailEntry>, Option<CheckpointEntry>) {
+        let entries: Vec<TailEntry> = self.entries.range(self.committed_entries..).cloned().collect();
+        let from = entries.first().map_or(self.next, |entry| entry.base);
+        let checkpoint = self.checkpoints.last().filter(|checkpoint| checkpoint.offset >= from);
+        (entries, checkpoint.cloned())
     }
 
     /// Objects hold everything below `end` now, checkpoints up to `checkpoint` included.
@@ -217,15 +270,17 @@ impl Tail {
         if let Some(offset) = checkpoint {
             // What is committed was durable.
             let newest = self.checkpoints.iter().rev().find(|kept| kept.offset <= offset);
-            self.anchor = self.anchor.max(newest.map(|kept| kept.block.lsn()));
+            self.anchor = self.anchor.max(newest.and_then(|kept| kept.block.own_lsn()));
             self.checkpoints.retain(|kept| kept.offset > offset);
         }
     }
 
-    /// Drops entries that objects hold and whose block was released (`released_below`). Returns how many.
+    /// Drops entries that objects hold and whose block was released (`released_below`), or lies in a sealed log, which is
+    /// not read any more than it must be. Returns how many.
     pub(crate) fn drop_released(&mut self, released_below: Lsn) -> usize {
         let mut dropped = 0;
-        while self.committed_entries > 0 && self.entries.front().is_some_and(|e| e.block.lsn() < released_below) {
+        let released = |entry: &TailEntry| entry.block.own_lsn().map_or(!self.recovered, |lsn| lsn < released_below);
+        while self.committed_entries > 0 && self.entries.front().is_some_and(released) {
             self.entries.pop_front();
             self.committed_entries -= 1;
             dropped += 1;

@@ -1,7 +1,6 @@
 //! The log at work: appenders fill blocks under one short lock, one thread of its own does the I/O.
 
 mod grower;
-mod reads;
 
 #[cfg(test)]
 mod tests;
@@ -19,15 +18,19 @@ use uuid::Uuid;
 use crate::core::writer::{FlushError, Writer};
 use crate::core::{Core, Flush, Next};
 use crate::device::WalDevice;
+use crate::reader::{Place, read_block};
+use crate::reads::{ReadBlocks, Readers};
 use crate::{
     AppendError, Appended, Block, BoxFuture, DurableLsn, PublicationGate, ReadError, RecordMeta, WalFailed,
     WriteAheadLog,
 };
 use grower::Grower;
-use reads::Readers;
 
 /// How often a shut gate is looked at, for a close in the meantime.
 const GATE_LOOK: Duration = Duration::from_millis(50);
+
+/// Enough to keep a disk busy beside the writer.
+const READ_THREADS: usize = 2;
 
 /// Keeps other processes out as long as it lives.
 pub(crate) type Lock = Vec<std::fs::File>;
@@ -94,7 +97,7 @@ impl Engine {
         });
         // From here on, when a thread cannot be started, dropping this ends those that were.
         let mut engine = Self {
-            readers: Readers::start(&shared)?,
+            readers: Readers::start(&shared, READ_THREADS)?,
             shared: Arc::clone(&shared),
             grower: None,
             thread: None,
@@ -204,6 +207,16 @@ impl Shared {
         if idle {
             self.work.notify_one();
         }
+    }
+}
+
+impl ReadBlocks for Shared {
+    fn read(&self, lsn: Lsn) -> Result<Arc<Block>, ReadError> {
+        let place_of = || self.state.lock().core.place_of(lsn);
+        let (slot, offset) = place_of().ok_or(ReadError::NotFound(lsn))?;
+        let block = read_block(&*self.device, Place { uuid: self.uuid, lsn, slot, offset });
+        // The segment may have been given up and overwritten while it was read.
+        block.map_err(|error| if place_of().is_none() { ReadError::NotFound(lsn) } else { error })
     }
 }
 

@@ -22,9 +22,11 @@ pub mod memory;
 mod model;
 mod open;
 mod reader;
+mod reads;
 pub mod record;
 mod recovery;
 mod seal;
+mod sealed_log;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,7 +34,7 @@ use std::sync::Arc;
 
 use common::{Lsn, NodeEpoch};
 
-pub use block::Block;
+pub use block::{Block, BlockAddress};
 pub use config::{WalClass, WalConfig, WalLocation};
 pub use durable::DurableLsn;
 pub use format::seal_sector::SealedBy;
@@ -42,6 +44,7 @@ pub use memory::{FlushMode, MemoryWal, MemoryWalSizes};
 pub use open::{OpenError, Opened, open};
 pub use record::{Appended, RecordKind, RecordMeta, RecordRef, TAG_BYTES};
 pub use seal::{SealError, SealProof, Sealed, seal};
+pub use sealed_log::{SealedLog, SealedSource};
 
 /// A boxed future, as the object-safe contract needs it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -76,7 +79,7 @@ pub trait WriteAheadLog: Send + Sync + 'static {
     /// The durable position, and the means to wait for it.
     fn durable(&self) -> &Arc<DurableLsn>;
 
-    /// Reads back the block that starts at `block_lsn` (a [`Block::lsn`]) and checks it. For blocks whose
+    /// Reads back the block that starts at `block_lsn` (a [`Block::own_lsn`]) and checks it. For blocks whose
     /// memory was given up; the block must not have been trimmed.
     fn read_block(&self, block_lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>>;
 

@@ -200,8 +200,8 @@ fn check(opened: &Opened, known: &mut [Known]) -> Result<(), String> {
         let (stream, base) = (record.meta.stream.0, record.meta.base_offset.0);
         let named = |what: &str| format!("stream {stream}, record {base}: {what}");
         if record.block.bytes().is_none() {
-            let block =
-                block_on(opened.wal.read_block(record.block.lsn())).map_err(|error| named(&error.to_string()))?;
+            let block = block_on(opened.wal.read_block(record.block.own_lsn().expect("of this log")))
+                .map_err(|error| named(&error.to_string()))?;
             record.block.publish(block.bytes().ok_or(named("no memory"))?);
         }
         let bytes = record.block.slice(record.position, record.len).ok_or(named("outside of its block"))?;

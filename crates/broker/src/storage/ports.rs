@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{Clock, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 use metadata::command::{NewObject, NewSlice, Refusal};
-use metadata::image::{ObjectImage, RangeImage};
+use metadata::image::{ObjectImage, RangeImage, WalState};
 use metadata::{Command, MetadataClient, MetadataImage, Outcome, SubmitError};
 use s3stream::{
     CheckpointRef, CommitError, CommittedRange, ObjectCommit, ObjectDescriptor, ObjectManager, PortError, SliceCommit,
@@ -81,7 +81,20 @@ impl StreamManager for MetadataPorts {
         let checkpoint = found.checkpoint.and_then(|(object, offset)| {
             Some(CheckpointRef { object: descriptor(object, image.objects.get(&object)?), offset })
         });
-        Some(StreamMetadata { epoch: found.epoch, owner: found.owner, start: found.start, end: found.end, checkpoint })
+        // Mostly there is no sealed log, and never many.
+        let sealed = image.wals.values().filter_map(|log| match &log.state {
+            WalState::Sealed { pending, .. } => pending.get(&stream).copied(),
+            _ => None,
+        });
+        Some(StreamMetadata {
+            epoch: found.epoch,
+            owner: found.owner,
+            start: found.start,
+            end: found.end,
+            checkpoint,
+            void: found.void.iter().map(|void| void.epoch).collect(),
+            sealed_end: sealed.max().unwrap_or(found.end),
+        })
     }
 
     async fn trim(&self, stream: StreamId, epoch: StreamEpoch, start: Offset) -> Result<(), PortError> {

@@ -6,6 +6,7 @@
 
 pub mod data_block;
 pub mod footer;
+pub mod hand_over;
 pub mod object_index;
 #[cfg(test)]
 mod tests;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use common::{Lsn, NodeEpoch};
+use common::{Lsn, NodeEpoch, Random, SystemRandom};
 use parking_lot::Mutex;
+use uuid::Uuid;
 use wal::{
-    AppendError, Appended, Block, BoxFuture, DurableLsn, ReadError, RecordMeta, RecordRef, Recovered, WalFailed,
-    WriteAheadLog,
+    AppendError, Appended, Block, BoxFuture, DurableLsn, OpenError, ReadError, RecordMeta, RecordRef, Recovered,
+    SealedLog, SealedSource, WalFailed, WriteAheadLog,
 };
 
 /// Bytes before each payload, so that payloads are apart as in a real block.
@@ -20,6 +21,7 @@ pub struct MemoryLog {
     capacity: u64,
     block_bytes: usize,
     auto_flush: bool,
+    uuid: Uuid,
     state: Mutex<State>,
 }
 
@@ -34,12 +36,23 @@ struct State {
     reads: u64,
 }
 
+fn own(block: &Block) -> u64 {
+    block.own_lsn().expect("a log's own blocks").0
+}
+
 impl MemoryLog {
     /// A log of `capacity` bytes with blocks of up to `block_bytes`. With `auto_flush` each record is durable
     /// before its append returns.
     #[must_use]
     pub fn new(capacity: u64, block_bytes: usize, auto_flush: bool) -> Self {
-        Self { durable: Arc::default(), capacity, block_bytes, auto_flush, state: Mutex::default() }
+        Self {
+            durable: Arc::default(),
+            capacity,
+            block_bytes,
+            auto_flush,
+            uuid: SystemRandom.uuid(),
+            state: Mutex::default(),
+        }
     }
 
     /// Makes everything durable.
@@ -56,8 +69,8 @@ impl MemoryLog {
         let records: Vec<RecordRef> = state
             .records
             .iter()
-            .filter(|record| record.block.lsn().0 >= state.trimmed && record.block.lsn() < end)
-            .map(|record| RecordRef { block: Arc::new(Block::new(record.block.lsn())), ..record.clone() })
+            .filter(|record| own(&record.block) >= state.trimmed && own(&record.block) < end.0)
+            .map(|record| RecordRef { block: Arc::new(Block::new(Lsn(own(&record.block)))), ..record.clone() })
             .collect();
         let after = State {
             end: end.0,
@@ -73,9 +86,23 @@ impl MemoryLog {
             capacity: self.capacity,
             block_bytes: self.block_bytes,
             auto_flush: self.auto_flush,
+            uuid: self.uuid,
             state: Mutex::new(after),
         };
         (log, Recovered { records, end })
+    }
+
+    /// The log after its owner is gone, for those who take over. What was not durable is lost.
+    #[must_use]
+    pub fn sealed(&self) -> Arc<SealedLog> {
+        let (log, recovered) = self.crash();
+        SealedLog::over(self.uuid, recovered.end, Box::new(MemorySealed { log, records: recovered.records }))
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
     }
 
     /// Blocks read back so far.
@@ -87,10 +114,25 @@ impl MemoryLog {
     fn seal(state: &mut State) -> Lsn {
         if let Some((block, bytes)) = state.open.take() {
             let bytes = bytes.freeze();
-            state.disk.insert(block.lsn().0, bytes.clone());
+            state.disk.insert(own(&block), bytes.clone());
             block.publish(bytes);
         }
         Lsn(state.end)
+    }
+}
+
+struct MemorySealed {
+    log: MemoryLog,
+    records: Vec<RecordRef>,
+}
+
+impl SealedSource for MemorySealed {
+    fn records(&self) -> Result<Vec<RecordRef>, OpenError> {
+        Ok(self.records.clone())
+    }
+
+    fn read_block(&self, lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>> {
+        self.log.read_block(lsn)
     }
 }
 
@@ -158,9 +200,7 @@ impl WriteAheadLog for MemoryLog {
         state.trimmed = state.trimmed.max(next);
         let trimmed = state.trimmed;
         state.disk.retain(|lsn, bytes| lsn + bytes.len() as u64 > trimmed);
-        state
-            .records
-            .retain(|record| record.block.lsn().0 >= trimmed || state.disk.contains_key(&record.block.lsn().0));
+        state.records.retain(|record| own(&record.block) >= trimmed || state.disk.contains_key(&own(&record.block)));
     }
 
     fn capacity(&self) -> u64 {
@@ -173,7 +213,7 @@ impl WriteAheadLog for MemoryLog {
     }
 
     fn uuid(&self) -> uuid::Uuid {
-        uuid::Uuid::nil()
+        self.uuid
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), WalFailed>> {
@@ -212,8 +252,11 @@ mod tests {
         let (log, recovered) = log.crash();
         assert_eq!(recovered.records.len(), 1);
         let again = append(&log);
-        assert!(matches!(log.read_block(again.block.lsn()).await, Err(ReadError::NotFound(_))));
+        assert!(matches!(
+            log.read_block(again.block.own_lsn().expect("of this log")).await,
+            Err(ReadError::NotFound(_))
+        ));
         log.flush();
-        log.read_block(again.block.lsn()).await.expect("durable");
+        log.read_block(again.block.own_lsn().expect("of this log")).await.expect("durable");
     }
 }

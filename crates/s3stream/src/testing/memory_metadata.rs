@@ -23,8 +23,8 @@ struct State {
     /// Outcomes by the first object of a commit, so that asking again is idempotent.
     outcomes: BTreeMap<ObjectId, Vec<SliceOutcome>>,
     next_object: u64,
-    /// The node's current life.
-    node_epoch: NodeEpoch,
+    /// Each node's current life.
+    nodes: BTreeMap<NodeId, NodeEpoch>,
     commits: u64,
     unavailable: bool,
     /// How many of the next commits take effect without their outcome being told.
@@ -39,6 +39,9 @@ struct StreamState {
     end: Offset,
     ranges: Vec<CommittedRange>,
     checkpoint: Option<(ObjectId, Offset)>,
+    reserved: Option<StreamEpoch>,
+    void: Vec<StreamEpoch>,
+    sealed_end: Offset,
 }
 
 impl MemoryMetadata {
@@ -56,7 +59,8 @@ impl MemoryMetadata {
     pub fn open_stream_by(&self, stream: StreamId, owner: Option<(NodeId, NodeEpoch)>) -> StreamEpoch {
         let mut state = self.state.lock();
         let known = state.streams.entry(stream).or_default();
-        known.epoch.0 += 1;
+        known.epoch = known.next_epoch();
+        known.void.extend(known.reserved.take());
         known.owner = owner;
         known.epoch
     }
@@ -67,8 +71,36 @@ impl MemoryMetadata {
     }
 
     /// The node starts another life: commits of earlier ones are refused.
-    pub fn register(&self, node_epoch: NodeEpoch) {
-        self.state.lock().node_epoch = node_epoch;
+    pub fn register(&self, node: NodeId, node_epoch: NodeEpoch) {
+        self.state.lock().nodes.insert(node, node_epoch);
+    }
+
+    /// Sets aside the epoch of a move. One that was set aside before is void.
+    pub fn reserve(&self, stream: StreamId) -> StreamEpoch {
+        let mut state = self.state.lock();
+        let known = state.streams.entry(stream).or_default();
+        let next = known.next_epoch();
+        known.void.extend(known.reserved.replace(next));
+        next
+    }
+
+    /// Completes a move: the epoch that was reserved is granted to `owner`. Whether it was still reserved.
+    pub fn grant(&self, stream: StreamId, epoch: StreamEpoch, owner: (NodeId, NodeEpoch)) -> bool {
+        let mut state = self.state.lock();
+        let Some(known) = state.streams.get_mut(&stream).filter(|known| known.reserved == Some(epoch)) else {
+            return false;
+        };
+        (known.epoch, known.owner, known.reserved) = (epoch, Some(owner), None);
+        true
+    }
+
+    /// Takes note of what a sealed log holds.
+    pub fn seal(&self, tails: &[(StreamId, Offset)]) {
+        let mut state = self.state.lock();
+        for (stream, end) in tails {
+            let known = state.streams.entry(*stream).or_default();
+            known.sealed_end = known.sealed_end.max(*end);
+        }
     }
 
     /// While set, calls that change metadata fail certainly.
@@ -137,6 +169,11 @@ impl State {
 }
 
 impl StreamState {
+    fn next_epoch(&self) -> StreamEpoch {
+        let void = self.void.last().copied().unwrap_or_default();
+        StreamEpoch(self.epoch.max(void).max(self.reserved.unwrap_or_default()).0 + 1)
+    }
+
     fn append(&mut self, slice: &SliceCommit, range: CommittedRange) -> bool {
         // Below the stream's start nothing has to be there, so a trimmed gap may be skipped.
         let continues = slice.start == self.end || (slice.start > self.end && slice.start <= self.start);
@@ -187,7 +224,15 @@ impl StreamManager for MemoryMetadata {
         let known = state.streams.get(&stream)?;
         let checkpoint =
             known.checkpoint.map(|(object, offset)| CheckpointRef { object: state.objects[&object], offset });
-        Some(StreamMetadata { epoch: known.epoch, owner: known.owner, start: known.start, end: known.end, checkpoint })
+        Some(StreamMetadata {
+            epoch: known.epoch,
+            owner: known.owner,
+            start: known.start,
+            end: known.end,
+            checkpoint,
+            void: known.void.iter().copied().collect(),
+            sealed_end: known.sealed_end,
+        })
     }
 
     async fn trim(&self, stream: StreamId, epoch: StreamEpoch, start: Offset) -> Result<(), PortError> {
@@ -216,7 +261,7 @@ impl ObjectManager for MemoryMetadata {
     async fn commit(&self, commit: ObjectCommit) -> Result<Vec<SliceOutcome>, CommitError> {
         let mut state = self.state.lock();
         state.available()?;
-        if commit.node_epoch < state.node_epoch {
+        if state.nodes.get(&commit.node).is_some_and(|current| commit.node_epoch < *current) {
             return Err(PortError::Fenced(format!("epoch {} has ended", commit.node_epoch)).into());
         }
         let Some(key) = commit.objects.first().map(|(object, _)| object.id) else {
@@ -283,7 +328,8 @@ impl ObjectManager for MemoryMetadata {
     fn is_orphan(&self, node_epoch: NodeEpoch, id: ObjectId, attempt: u32) -> bool {
         let state = self.state.lock();
         let same = |object: &ObjectDescriptor| object.node_epoch == node_epoch && object.attempt == attempt;
-        node_epoch < state.node_epoch && !state.objects.get(&id).is_some_and(same)
+        let has_ended = state.nodes.values().all(|current| node_epoch < *current);
+        has_ended && !state.objects.get(&id).is_some_and(same)
     }
 
     async fn forget(&self, objects: Vec<ObjectId>) -> Result<(), PortError> {

@@ -57,7 +57,7 @@ impl Rig {
         settings: Settings,
     ) -> Self {
         let supervisor = Supervisor::default();
-        metadata.register(settings.node_epoch);
+        metadata.register(settings.node, settings.node_epoch);
         let parts = Parts {
             wal: log.clone(),
             recovered,

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{Lsn, ObjectId, Offset};
+use uuid::Uuid;
+use wal::{Block, BlockAddress};
 
 use super::UploadError;
-use crate::block_cache::read_log_block;
 use crate::core::Core;
 use crate::object::builder::{BuiltObject, ObjectBuilder};
 use crate::ports::{ObjectDescriptor, SliceCommit};
 use crate::read::slice;
 use crate::stream::Stream;
-use crate::tail::{CheckpointEntry, TailEntry};
+use crate::tail::{CheckpointEntry, Span, TailEntry};
 
 /// Payload bytes from which a stream's part of an upload becomes an object of its own.
 pub(crate) const STREAM_OBJECT_BYTES_MIN: u64 = 8 * 1024 * 1024;
@@ -43,24 +44,41 @@ pub(crate) fn span_bytes(core: &Core) -> u64 {
     settings.upload_bytes.saturating_mul(2).min(settings.log_cache_bytes / 2).max(SPAN_BYTES_MIN)
 }
 
-/// The oldest un-uploaded part of the log, at most [`span_bytes`] of it, as far as it is below `durable`.
-pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<PlannedSlice> {
-    let first = streams.iter().filter_map(|stream| stream.state.lock().tail.first_pending_lsn()).min();
-    let Some(first) = first.filter(|first| *first < durable) else {
-        return Vec::new();
-    };
-    let cut = Lsn(first.0.saturating_add(span_bytes(core)));
-    let mut slices = Vec::new();
+/// The parts of logs that one upload takes: of the own log as far as it is below `durable`, and of one of the sealed
+/// logs that streams were adopted from, so that neither waits for the other.
+fn spans(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<Span> {
+    let (mut own, mut sealed): (Option<Lsn>, Option<(Uuid, Lsn)>) = (None, None);
     for stream in streams {
-        let (start, (entries, checkpoint)) = {
-            let state = stream.state.lock();
-            (state.tail.committed(), state.tail.pending(durable, cut))
-        };
-        let Some(end) = entries.last().map(|entry| entry.next) else {
-            continue;
-        };
-        let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
-        slices.push(PlannedSlice { stream: Arc::clone(stream), start, end, bytes, entries, checkpoint });
+        match stream.state.lock().tail.first_pending() {
+            Some(BlockAddress::Own(lsn)) => own = Some(own.map_or(lsn, |first| first.min(lsn))),
+            Some(BlockAddress::Sealed(log, lsn)) => {
+                sealed = Some(sealed.map_or((log, lsn), |least| least.min((log, lsn))))
+            }
+            None => {}
+        }
+    }
+    let cut = |first: Lsn| Lsn(first.0.saturating_add(span_bytes(core)));
+    let own = own.filter(|first| *first < durable).map(|first| Span::Own { cut: cut(first), durable });
+    let sealed = sealed.map(|(log, first)| Span::Sealed { log, cut: cut(first) });
+    own.into_iter().chain(sealed).collect()
+}
+
+/// The oldest un-uploaded part of the log, at most [`span_bytes`] of it, as far as it is below `durable`; and as much of
+/// a sealed log.
+pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<PlannedSlice> {
+    let mut slices = Vec::new();
+    for span in spans(core, streams, durable) {
+        for stream in streams {
+            let (start, (entries, checkpoint)) = {
+                let state = stream.state.lock();
+                (state.tail.committed(), state.tail.pending(span, durable))
+            };
+            let Some(end) = entries.last().map(|entry| entry.next) else {
+                continue;
+            };
+            let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
+            slices.push(PlannedSlice { stream: Arc::clone(stream), start, end, bytes, entries, checkpoint });
+        }
     }
     slices
 }
@@ -94,8 +112,8 @@ impl PlannedSlice {
     }
 }
 
-/// Blocks of the log that one build has read back.
-type ReadBack = HashMap<Lsn, Bytes>;
+/// Blocks of logs that one build has read back.
+type ReadBack = HashMap<BlockAddress, Bytes>;
 
 impl PlannedObject {
     /// Assembles the object from the log: slices of blocks in memory, and blocks read back. The same plan
@@ -107,12 +125,8 @@ impl PlannedObject {
             let stream = planned.stream.id();
             builder.begin_slice(stream, planned.stream.epoch(), planned.start, planned.end);
             for entry in &planned.entries {
-                let lsn = entry.block.lsn();
-                let block = match entry.block.bytes() {
-                    Some(bytes) => bytes,
-                    None => read(core, &mut read_back, lsn).await?,
-                };
-                let payload = slice(&block, entry.position, entry.len, lsn);
+                let block = read(core, &mut read_back, &entry.block).await?;
+                let payload = slice(&block, entry.position, entry.len);
                 builder.record(entry.head(), payload.map_err(|error| UploadError::Log(error.to_string()))?);
             }
             let Some(entry) = planned.checkpoint.clone() else {
@@ -132,21 +146,18 @@ impl PlannedObject {
     }
 }
 
-async fn read(core: &Core, read_back: &mut ReadBack, lsn: Lsn) -> Result<Bytes, UploadError> {
-    if let Some(bytes) = read_back.get(&lsn) {
-        return Ok(bytes.clone());
+async fn read(core: &Core, read_back: &mut ReadBack, block: &Block) -> Result<Bytes, UploadError> {
+    let known = block.bytes().or_else(|| read_back.get(&block.address()).cloned());
+    if let Some(bytes) = known {
+        return Ok(bytes);
     }
-    let read = read_log_block(core.wal.as_ref(), lsn).await;
+    let read = block.read_back(core.wal.as_ref()).await;
     let bytes = read.map_err(|error| UploadError::Log(error.to_string()))?;
-    read_back.insert(lsn, bytes.clone());
+    read_back.insert(block.address(), bytes.clone());
     Ok(bytes)
 }
 
 async fn read_checkpoint(core: &Core, read_back: &mut ReadBack, entry: &CheckpointEntry) -> Result<Bytes, UploadError> {
-    let lsn = entry.block.lsn();
-    let block = match entry.block.bytes() {
-        Some(bytes) => bytes,
-        None => read(core, read_back, lsn).await?,
-    };
-    slice(&block, entry.position, entry.len, lsn).map_err(|error| UploadError::Log(error.to_string()))
+    let block = read(core, read_back, &entry.block).await?;
+    slice(&block, entry.position, entry.len).map_err(|error| UploadError::Log(error.to_string()))
 }
