@@ -1,6 +1,8 @@
 //! `ottla`: one binary that is a broker, a throw-away local cluster, and the tools that look into what brokers
 //! leave on disk and in the object store.
 
+#[cfg(feature = "drill")]
+mod drill;
 mod inspect;
 mod local;
 mod logging;
@@ -31,6 +33,17 @@ enum Command {
     /// Runs a throw-away cluster on this machine
     #[command(subcommand)]
     Local(local::LocalCommand),
+    /// Disturbs a cluster under load and prints what its clients saw
+    #[cfg(feature = "drill")]
+    Drill(Box<drill::DrillArgs>),
+    /// Disturbs a cluster under load; not in this build, which is without `--features drill`
+    #[cfg(not(feature = "drill"))]
+    #[command(disable_help_flag = true)]
+    Drill {
+        /// Whatever it is
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<String>,
+    },
     /// Looks into a write-ahead log
     #[command(subcommand)]
     Wal(WalCommand),
@@ -88,6 +101,12 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Start(arguments) => start::run(arguments),
         Command::Local(command) => local::run(command),
+        #[cfg(feature = "drill")]
+        Command::Drill(arguments) => drill::run(&arguments),
+        #[cfg(not(feature = "drill"))]
+        Command::Drill { .. } => {
+            Err(anyhow::anyhow!("this build has no drill: it wants librdkafka, cargo build -p ottla --features drill"))
+        }
         Command::Wal(WalCommand::Inspect { path }) => inspect::wal(&path),
         Command::Object(ObjectCommand::Inspect { object }) => inspect::object(&object),
     };

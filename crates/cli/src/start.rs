@@ -135,18 +135,18 @@ fn tell_stopped(report: StopReport) {
 }
 
 /// SIGTERM and SIGINT.
-struct Stops {
+pub(crate) struct Stops {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Stops {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let install = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self { terminate: install(SignalKind::terminate())?, interrupt: install(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

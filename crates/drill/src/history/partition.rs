@@ -164,7 +164,8 @@ impl Partition {
         for number in numbers {
             let producer = &self.producers[&number];
             verdict.acked += producer.acked.len();
-            verdict.unknown += producer.possible.difference(&producer.acked).count() as u64;
+            let unknown = producer.possible.difference(&producer.acked);
+            verdict.unknown += unknown.filter(|sequence| !producer.failed.contains(*sequence)).count() as u64;
             for sequence in producer.acked.difference(&producer.seen) {
                 let detail = format!("producer {number}'s sequence {sequence} was acked and is not in the log");
                 defects.push(Defect::new(Kind::Lost, sequence, detail));

@@ -98,6 +98,11 @@ impl Verdict {
         self.counts.get(&kind).copied().unwrap_or(0)
     }
 
+    /// The kinds that were found, each with how often.
+    pub fn counts(&self) -> impl Iterator<Item = (Kind, u64)> + '_ {
+        self.counts.iter().map(|(&kind, &count)| (kind, count))
+    }
+
     /// The first findings, each with its partition.
     #[must_use]
     pub fn examples(&self) -> &[(u32, Defect)] {

@@ -1,7 +1,7 @@
-//! A connection on which a test says exactly what it wants to say, well-formed or not.
+//! A connection on which a program says exactly what it wants to say, well-formed or not.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -29,7 +29,7 @@ pub fn frame<R: Request>(request: &R, version: i16, correlation: i32) -> Result<
         .with_request_api_key(R::KEY)
         .with_request_api_version(version)
         .with_correlation_id(correlation)
-        .with_client_id(Some(StrBytes::from_static_str("integration")));
+        .with_client_id(Some(StrBytes::from_static_str("drill")));
     let mut body = BytesMut::new();
     header.encode(&mut body, key.request_header_version(version))?;
     request.encode(&mut body, version)?;
@@ -44,11 +44,26 @@ impl Connection {
     ///
     /// # Errors
     /// Nobody listens.
-    pub fn open(bootstrap: &str) -> io::Result<Self> {
-        let stream = TcpStream::connect(bootstrap)?;
+    pub fn open(address: &str) -> io::Result<Self> {
+        Self::open_patiently(address, Duration::from_secs(10))
+    }
+
+    /// Connects; every read and write gets as long as `patience`.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn open_patiently(address: &str, patience: Duration) -> io::Result<Self> {
+        let mut found = Err(io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address")));
+        for socket in address.to_socket_addrs()? {
+            found = TcpStream::connect_timeout(&socket, patience);
+            if found.is_ok() {
+                break;
+            }
+        }
+        let stream = found?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self { stream, correlation: 0 })
     }
 

@@ -1,0 +1,96 @@
+//! `ottla drill` with its real client: librdkafka, a real broker, kill -9. Needs `--features drill`, because the client
+//! is a C library that takes minutes to compile.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use common::SystemClock;
+use drill::client::Operator;
+use drill::commands::Commands;
+use drill::engine::{Drill, Victim};
+use drill::figures::figures;
+use drill::librdkafka::Librdkafka;
+use drill::plan::{Action, Plan, Rate, Scenario};
+use drill::report::{Asked, Report};
+use drill::view::TcpView;
+use ottla_integration::process::cluster::{Cluster, Options};
+use ottla_integration::process::tools;
+
+fn plan(scenario: Scenario) -> Plan {
+    let seconds = Duration::from_secs;
+    Plan {
+        scenario,
+        partitions: 12,
+        replication: 1,
+        rate: Rate::Bytes(3e5),
+        record_bytes: 200,
+        seconds: seconds(9),
+        outage: seconds(3),
+        restart_after: None,
+        runs: 1,
+        producers: 2,
+        members: 2,
+        in_flight_bytes: 1 << 20,
+        quiet: seconds(3),
+        patience: seconds(60),
+    }
+}
+
+fn drilled(scenario: Scenario) -> Report {
+    let cluster = Cluster::start(&Options::default()).expect("the broker starts");
+    let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let ottla = text(&tools::ottla().expect("it builds"));
+    let operator = Commands::of_ottla(&ottla, &text(cluster.dir()));
+    operator.watch(&[1]);
+    let plan = plan(scenario);
+    let clients = Librdkafka::new(&cluster.bootstrap, &[], plan.in_flight_bytes).expect("settings");
+    let view = TcpView::new(&cluster.bootstrap);
+    let interrupted = AtomicBool::new(false);
+    let drill = Drill {
+        clients: &clients,
+        view: &view,
+        operator: &operator,
+        clock: Arc::new(SystemClock),
+        tell: &|line: &str| println!("{line}"),
+        interrupted: &interrupted,
+    };
+    let record = drill.run(&plan, Victim::Rotate, 0, 99, 3e5).unwrap_or_else(|e| panic!("{e:#}\n{}", cluster.log()));
+    let asked = Asked::new(&plan, "ottla drill".into(), "1970-01-01".into(), "a </script> b".into(), "c".into());
+    Report::new(asked, vec![figures(&plan, &record)])
+}
+
+#[test]
+fn a_killed_broker_is_missed_and_loses_nothing() {
+    let report = drilled(Scenario::Kill);
+    println!("{}", report.table());
+    let run = &report.runs[0];
+    assert!(report.is_clean(), "{}", run.verdict);
+    assert!(run.acked > 5_000 && run.acked == run.sent, "{}", run.verdict);
+    assert_eq!((run.victim, run.affected_partitions), (1, 12));
+    assert!(run.unavailable.max_ms > 20.0 && run.first_ack.max_ms < 30_000.0, "{:?}", run.unavailable);
+    assert!(!run.errors.is_empty(), "clients noticed");
+    let page = report.page().expect("a page");
+    assert_eq!(page.matches("</script>").count(), 1, "nothing in the figures ends the script");
+    // The name of a namespace is no address that anybody fetches.
+    let addresses = page.replace("http://www.w3.org/2000/svg", "");
+    assert!(!page.contains("@DATA@") && !addresses.contains("http://") && !addresses.contains("https://"), "one file");
+}
+
+#[test]
+fn an_outage_of_the_store_is_not_noticed() {
+    let report = drilled(Scenario::StoreOutage);
+    println!("{}", report.table());
+    let run = &report.runs[0];
+    assert!(report.is_clean(), "{}", run.verdict);
+    assert_eq!(run.acked, run.sent, "{}", run.verdict);
+    assert_eq!(run.affected_partitions, 0, "nobody's leader changed");
+    assert!(run.unavailable_all.max_ms < 2_900.0, "shorter than the outage: {:?}", run.unavailable_all);
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let commands = Commands::new();
+    let error = commands.act(Action::StoreDown).expect_err("nobody said how").to_string();
+    assert!(error.contains("--command store-down=COMMAND"), "{error}");
+}
