@@ -106,6 +106,12 @@ impl MetadataClient {
     pub async fn submit(&self, command: Command) -> Result<Outcome, SubmitError> {
         let inner = &*self.inner;
         let unavailable = |reason: &str| SubmitError::Unavailable(reason.to_owned());
+        let (needed, least) = (command.version(), self.image().least_version());
+        if needed > least {
+            // A node that cannot read an entry of the log has to stop.
+            let reason = format!("needs version {needed}, and a registered node has version {least}: upgrade it first");
+            return Ok(Outcome::Refused(Refusal::Invalid(reason)));
+        }
         let _slot = inner.pending.try_acquire().map_err(|_| unavailable("too many commands are under way"))?;
         let proposal = Submitter::propose(inner.clock.wall_ms(), command);
         let size = proposal.encoded.len();
@@ -127,5 +133,32 @@ impl MetadataClient {
             Ok(Ok(_)) => Ok(()),
             _ => Err(SubmitError::Indeterminate("applied, but not known here yet".into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{ManualClock, NodeId};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::command::Registration;
+    use crate::log::MemoryLogStore;
+    use crate::raft::{NoPeers, Node, NodeConfig};
+
+    #[tokio::test]
+    async fn commands_wait_until_every_node_knows_them() {
+        let (clock, store) = (Arc::new(ManualClock::at(1_000)), Arc::new(MemoryLogStore::default()));
+        let started = Node::start(NodeConfig::single(NodeId(1)), store, Arc::new(NoPeers), clock).await;
+        let (node, client) = started.expect("starts");
+        let register = |life, version| {
+            Command::RegisterNode(Registration { version, ..Registration::new(NodeId(1), Uuid::from_u128(life)) })
+        };
+        let drain = || client.submit(Command::SetDraining { node: NodeId(1), draining: true });
+        client.submit(register(1, 1)).await.expect("registered");
+        assert!(matches!(drain().await, Ok(Outcome::Refused(Refusal::Invalid(_)))));
+        client.submit(register(2, 2)).await.expect("registered");
+        assert!(matches!(drain().await, Ok(Outcome::Done)));
+        node.stop().await;
     }
 }

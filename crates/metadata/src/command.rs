@@ -141,7 +141,9 @@ pub struct Seal {
     pub wal: Uuid,
     /// Where it ends.
     pub end: Lsn,
-    /// Every stream that has records in it above its committed end, with the end of these records.
+    /// Every stream that has records in it above its committed end, with the end of these records, of whatever epoch that
+    /// is not void: one that is merely reserved when the log is read may be granted before this is applied, and a tail that
+    /// is missing here lets the log go while it is needed. One too many only keeps it until the stream has come as far.
     pub tails: Vec<(StreamId, Offset)>,
 }
 

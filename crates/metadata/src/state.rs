@@ -14,6 +14,8 @@ pub mod validate;
 mod wals;
 
 #[cfg(test)]
+mod cluster_model;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
