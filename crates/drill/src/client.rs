@@ -176,6 +176,9 @@ pub trait Operator: Sync {
     /// It cannot be done.
     fn act(&self, action: Action) -> Result<()>;
 
+    /// Whether it knows how.
+    fn can(&self, action: Action) -> bool;
+
     /// Counts what has moved between brokers.
     fn traffic(&self) -> Traffic;
 }

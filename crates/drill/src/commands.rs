@@ -96,11 +96,8 @@ impl Commands {
     ///
     /// # Errors
     /// One has none: names it, and the option that gives it.
-    pub fn check(&self, actions: impl Iterator<Item = Action>) -> Result<()> {
-        for action in actions {
-            self.command(action.verb(), action.node())?;
-        }
-        Ok(())
+    pub fn check(&self, actions: &[Action]) -> Result<()> {
+        actions.iter().try_for_each(|action| self.command(action.verb(), action.node()).map(drop))
     }
 
     fn command(&self, verb: &str, node: Option<u32>) -> Result<String> {
@@ -124,6 +121,10 @@ pub fn quote(word: &str) -> String {
 }
 
 impl Operator for Commands {
+    fn can(&self, action: Action) -> bool {
+        self.commands.contains_key(action.verb())
+    }
+
     fn act(&self, action: Action) -> Result<()> {
         let command = self.command(action.verb(), action.node())?;
         if let Action::Add(node) = action {
@@ -180,7 +181,7 @@ mod tests {
         let error = commands.act(Action::Kill(7)).expect_err("it failed").to_string();
         assert!(error.contains("exit 3") && error.contains("kill 7"), "{error}");
         assert!(commands.set("explode", "true").is_err());
-        assert!(commands.check([Action::Kill(1), Action::StoreDown].into_iter()).is_err());
+        assert!(commands.check(&[Action::Kill(1), Action::StoreDown]).is_err());
     }
 
     #[test]

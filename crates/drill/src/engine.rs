@@ -158,7 +158,7 @@ impl Drill<'_> {
         Ok(record)
     }
 
-    /// The live brokers, once as many as ever are there, and the leader of the metadata quorum.
+    /// The live brokers, once all are there, and the leader of the metadata quorum.
     fn nodes(&self, plan: &Plan) -> Result<(Vec<u32>, Option<u32>)> {
         let mut problem = anyhow!("no bootstrap servers");
         let end = self.clock.boot() + plan.patience;
@@ -169,8 +169,10 @@ impl Drill<'_> {
                     Ok((brokers.iter().map(|broker| broker.id).collect::<Vec<_>>(), observer.controller()))
                 });
                 match asked {
-                    Ok((nodes, controller)) if !nodes.is_empty() => return Ok((nodes, controller.ok().flatten())),
-                    Ok(_) => problem = anyhow!("{address} knows no broker"),
+                    Ok((nodes, controller)) if nodes.len() >= plan.brokers => {
+                        return Ok((nodes, controller.ok().flatten()));
+                    }
+                    Ok((nodes, _)) => problem = anyhow!("of {} brokers only {nodes:?} are there", plan.brokers),
                     Err(error) => problem = error.context(address),
                 }
             }
@@ -259,7 +261,12 @@ impl Stage<'_> {
         let load_end_us = ledger.now_us();
         // Whatever went wrong, the cluster is not left as it is.
         let actions: Vec<Action> = done.iter().map(|one| one.action).collect();
-        let healed = self.plan.heal(&actions).into_iter().try_for_each(|action| self.act(action, true, &mut done));
+        let (possible, impossible): (Vec<_>, Vec<_>) =
+            self.plan.heal(&actions).into_iter().partition(|action| self.drill.operator.can(*action));
+        for action in impossible {
+            (self.drill.tell)(&format!("nobody said how to {action}: it stays as it is"));
+        }
+        let healed = possible.into_iter().try_for_each(|action| self.act(action, true, &mut done));
         let Quiet { steady_us, retained_bytes } = quiet?;
         healed?;
         join(load)?;

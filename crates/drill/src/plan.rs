@@ -124,6 +124,8 @@ pub enum Rate {
 pub struct Plan {
     /// What happens.
     pub scenario: Scenario,
+    /// Brokers that must be there before a run begins: one that was restarted may still be joining.
+    pub brokers: usize,
     /// Partitions of the topic.
     pub partitions: u32,
     /// Its replication factor.
@@ -232,6 +234,7 @@ pub(crate) mod tests {
     pub(crate) fn plan(scenario: Scenario) -> Plan {
         Plan {
             scenario,
+            brokers: 3,
             partitions: 8,
             replication: 1,
             rate: Rate::Bytes(1e5),

@@ -21,6 +21,7 @@ fn plan(scenario: Scenario) -> Plan {
     let seconds = Duration::from_secs;
     Plan {
         scenario,
+        brokers: 1,
         partitions: 12,
         replication: 1,
         rate: Rate::Bytes(3e5),

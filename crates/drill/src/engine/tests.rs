@@ -275,6 +275,10 @@ impl Operator for Fake {
         Ok(())
     }
 
+    fn can(&self, _: Action) -> bool {
+        true
+    }
+
     fn traffic(&self) -> Traffic {
         let records: usize = self.state.lock().logs.iter().map(|log| log.records.len()).sum();
         Traffic { kernel_bytes: Some(records as u64 * 10), tail_bytes: None }
