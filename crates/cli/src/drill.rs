@@ -80,8 +80,8 @@ pub(crate) struct DrillArgs {
     /// How often it is done
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Producers, which share the partitions
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// Producers, which share the partitions; librdkafka has one partition in a request and five requests under way
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     producers: u32,
     /// Members of the consumer group that reads along
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=64))]
