@@ -179,8 +179,8 @@ impl Import {
         for record in &hand_over.records {
             match core.import(hand_over.stream, epoch, record) {
                 Ok(taken) => {
-                    let taken_end = taken.block.own_lsn().map(|lsn| Lsn(lsn.0 + u64::from(taken.position + taken.len)));
-                    end = end.max(taken_end.unwrap_or_default());
+                    let own_end = crate::tail::own_end(&taken.block, taken.position, taken.len);
+                    end = end.max(own_end.unwrap_or_default());
                     records.push(taken);
                 }
                 Err(error) => return (Self::spent(epoch), Err(error.into())),

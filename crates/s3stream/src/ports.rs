@@ -29,6 +29,11 @@ impl StreamMetadata {
         epoch <= self.epoch && !self.void.contains(&epoch)
     }
 
+    /// Records from here on must be in some log: below, objects hold them, or they were trimmed.
+    pub(crate) fn needed_from(&self) -> Offset {
+        self.end.max(self.start)
+    }
+
     /// Whether another node than `node` holds the stream.
     pub(crate) fn is_elsewhere(&self, node: NodeId) -> bool {
         self.owner.is_some_and(|(owner, _)| owner != node)

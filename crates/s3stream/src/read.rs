@@ -334,6 +334,8 @@ pub(crate) async fn checkpoint(stream: &Stream) -> Result<Option<Checkpoint>, Fe
             }
             // Trimmed with the data it describes; objects have what there is.
             Err(ReadError::NotFound(_)) => {}
+            // As above, for a sealed log is let go when objects hold all of its records.
+            Err(_) if entry.block.origin().is_some() && entry.offset <= stream.committed_offset() => {}
             Err(error) => return Err(unreadable(&error)),
         }
     }

@@ -43,8 +43,8 @@ pub(crate) fn granted(records: Vec<RecordRef>, metadata: &StreamMetadata) -> Vec
     kept
 }
 
-/// Resolves `records` of one stream, those of each log in log order. Records below the committed end are kept where they
-/// spare the opening the store: when they follow a checkpoint that a log holds, or begin at offset 0.
+/// Resolves `records` of one stream, those of each log in log order. Below the stream's start nothing has to be there,
+/// committed or not: the log that held it may be gone. Records below the committed end are kept where they spare the opening the store: when they follow a checkpoint that a log holds, or begin at offset 0.
 ///
 /// Errors: [`OpenError::Gap`] when records are missing between the committed end and a record, between records, or below
 /// where a checkpoint, or metadata, says that there are some.
@@ -53,39 +53,22 @@ pub(crate) fn resolve(
     records: Vec<RecordRef>,
     metadata: &StreamMetadata,
 ) -> Result<RecoveredTail, OpenError> {
-    let committed = metadata.end;
-    let mut kept: VecDeque<TailEntry> = VecDeque::new();
-    let mut checkpoints: Vec<CheckpointEntry> = Vec::new();
-    let mut newest = StreamEpoch(0);
-    for record in granted(records, metadata) {
-        let epoch = record.meta.stream_epoch;
-        let base = record.meta.base_offset;
-        if epoch > newest {
-            newest = epoch;
-            let void = |offset: Offset| offset > base;
-            while kept.back().is_some_and(|entry| void(entry.next)) {
-                kept.pop_back();
-            }
-            checkpoints.retain(|checkpoint| !void(checkpoint.offset));
+    let committed = metadata.needed_from();
+    let (uncut, checkpoints) = cut(granted(records, metadata));
+    let mut kept: VecDeque<TailEntry> = VecDeque::with_capacity(uncut.len());
+    for entry in uncut {
+        let (base, mut expected) = (entry.base, kept.back().map(|entry| entry.next));
+        if base <= committed && expected.is_some_and(|expected| expected <= committed && expected != base) {
+            // What lies between was written and uploaded elsewhere.
+            kept.clear();
+            expected = None;
         }
-        match record.meta.kind {
-            RecordKind::Checkpoint => checkpoints.push(checkpoint_entry(&record)),
-            RecordKind::Data => {
-                let mut expected = kept.back().map(|entry| entry.next);
-                if base <= committed && expected.is_some_and(|expected| expected <= committed && expected != base) {
-                    // What lies between was written and uploaded elsewhere.
-                    kept.clear();
-                    expected = None;
-                }
-                let next = record.meta.next_offset;
-                let fits = expected.map_or(base <= committed, |expected| base == expected);
-                if !fits || next <= base {
-                    let expected = expected.map_or(committed, |expected| expected.max(committed));
-                    return Err(OpenError::Gap { stream, expected, found: base });
-                }
-                kept.push_back(tail_entry(&record));
-            }
+        let fits = expected.map_or(base <= committed, |expected| base == expected);
+        if !fits || entry.next <= base {
+            let expected = expected.map_or(committed, |expected| expected.max(committed));
+            return Err(OpenError::Gap { stream, expected, found: base });
         }
+        kept.push_back(entry);
     }
     let mut entries = kept;
     if entries.back().is_some_and(|entry| entry.next < committed) {
@@ -94,7 +77,7 @@ pub(crate) fn resolve(
     let end = entries.back().map_or(committed, |entry| entry.next);
     let described = checkpoints.iter().map(|checkpoint| checkpoint.offset).max().unwrap_or_default();
     let acknowledged = described.max(metadata.sealed_end);
-    if acknowledged > end.max(metadata.start) {
+    if acknowledged > end {
         return Err(OpenError::Gap { stream, expected: end, found: acknowledged });
     }
     let covered_from = entries.front().map_or(end, |entry| entry.base);
@@ -111,6 +94,29 @@ pub(crate) fn resolve(
         entries.pop_front();
     }
     Ok(RecoveredTail { entries, checkpoints: newest.into_iter().collect() })
+}
+
+/// What is left when each epoch has cut those before it. Only then gaps count: a log that a later epoch makes superfluous
+/// may begin anywhere.
+fn cut(granted: Vec<RecordRef>) -> (Vec<TailEntry>, Vec<CheckpointEntry>) {
+    let mut kept: Vec<TailEntry> = Vec::new();
+    let mut checkpoints: Vec<CheckpointEntry> = Vec::new();
+    let mut newest = StreamEpoch(0);
+    for record in granted {
+        let base = record.meta.base_offset;
+        if record.meta.stream_epoch > newest {
+            newest = record.meta.stream_epoch;
+            while kept.last().is_some_and(|entry| entry.next > base) {
+                kept.pop();
+            }
+            checkpoints.retain(|checkpoint| checkpoint.offset <= base);
+        }
+        match record.meta.kind {
+            RecordKind::Checkpoint => checkpoints.push(checkpoint_entry(&record)),
+            RecordKind::Data => kept.push(tail_entry(&record)),
+        }
+    }
+    (kept, checkpoints)
 }
 
 /// Where the granted records of one stream in one sealed log end; `None` where there are none.
@@ -145,7 +151,7 @@ pub fn sealed_tails(
     let tail = |(id, records): (StreamId, Vec<RecordRef>)| {
         let metadata = streams.stream(id)?;
         let end = sealed_end(records, &metadata)?;
-        (end > metadata.end.max(metadata.start)).then_some((id, end))
+        (end > metadata.needed_from()).then_some((id, end))
     };
     Ok(by_stream.into_iter().filter_map(tail).collect())
 }
@@ -285,6 +291,8 @@ mod tests {
         assert_eq!(offsets(handed_over.to_vec(), 10, 2).expect("tail"), [(10, 20), (20, 30), (30, 40)]);
         assert_eq!(offsets(handed_over.to_vec(), 25, 2).expect("tail"), [(20, 30), (30, 40)], "what is not committed");
         assert!(offsets(handed_over.to_vec(), 9, 2).is_err(), "what lies below is missing");
+        let superfluous = [&[record(1, 15, 20)], &handed_over[..]].concat();
+        assert_eq!(offsets(superfluous, 10, 2).expect("tail"), [(10, 20), (20, 30), (30, 40)]);
     }
 
     /// Whoever wrote the checkpoint had the records below it: where they are not found, a log is missing.
@@ -301,6 +309,10 @@ mod tests {
         resolve(StreamId(1), vec![record(1, 0, 20)], &sealed(20)).expect("all of it");
         let trimmed = StreamMetadata { start: Offset(20), ..sealed(20) };
         resolve(StreamId(1), Vec::new(), &trimmed).expect("nobody needs it");
+        let tail =
+            resolve(StreamId(1), vec![record(1, 16, 22), record(2, 22, 30)], &trimmed).expect("nor what lies below");
+        assert_eq!(tail.entries.iter().map(|entry| entry.base.0).collect::<Vec<_>>(), [16, 22]);
+        assert_eq!(gap(resolve(StreamId(1), vec![record(1, 21, 22)], &trimmed)), (20, 21));
     }
 
     #[test]

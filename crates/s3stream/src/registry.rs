@@ -1,6 +1,6 @@
 //! Which streams are open, and what the log recovered for those that are not open yet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use common::{Lsn, Offset, StreamEpoch, StreamId};
@@ -64,12 +64,13 @@ impl Registry {
             if open.epoch() >= epoch {
                 return Err(OpenError::Fenced { stream: id, given: epoch, current: open.epoch() });
             }
-            if !inner.recovered.contains_key(&id) {
+            if !inner.was_away(id, open.epoch(), metadata) {
                 let expected = open.next_offset().max(metadata.end);
                 if expected < metadata.sealed_end {
                     return Err(OpenError::Gap { stream: id, expected, found: metadata.sealed_end });
                 }
                 let reopened = Arc::new(open.supersede(epoch, metadata.end));
+                inner.recovered.remove(&id);
                 inner.open.insert(id, Arc::clone(&reopened));
                 return Ok(reopened);
             }
@@ -84,11 +85,7 @@ impl Registry {
         }
         inner.recovered.remove(&id);
         inner.metadata_loaded = true;
-        let mut tail = Tail::new(metadata.end, recovered.entries, recovered.checkpoints);
-        if tail.next() < metadata.start {
-            // Everything up to the start was trimmed before it was uploaded: the stream goes on from there.
-            tail = Tail::new(metadata.start, VecDeque::new(), Vec::new());
-        }
+        let tail = Tail::new(metadata.needed_from(), recovered.entries, recovered.checkpoints);
         core.backlog.add_index(tail.len() as u64 * TAIL_ENTRY_BYTES);
         core.appended(tail.pending_bytes());
         let stream = Arc::new(Stream::new(id, epoch, Arc::clone(core), metadata.start, tail));
@@ -319,6 +316,16 @@ fn abandon(core: &Core, tail: &mut Tail) {
 }
 
 impl Inner {
+    /// Whether others held the stream since it was opened here under `opened`: then there are records of theirs, or
+    /// nothing that was not committed. Records that are older than the opening say nothing: it had them.
+    fn was_away(&self, id: StreamId, opened: StreamEpoch, metadata: &StreamMetadata) -> bool {
+        let of_others = |record: &RecordRef| {
+            let epoch = record.meta.stream_epoch;
+            epoch > opened && metadata.is_granted(epoch)
+        };
+        self.recovered.get(&id).is_some_and(|records| records.iter().any(of_others))
+    }
+
     /// Drops records of streams that nobody has opened, where nobody will open them from here: metadata no longer knows
     /// the stream, or has given it to another node, which took over what was not committed; or never granted the epoch.
     fn drop_void(&mut self, core: &Core) {
@@ -342,7 +349,7 @@ impl Inner {
     /// that no object holds, if so wished.
     fn first_unopened(&self, core: &Core, pending: bool) -> Option<Lsn> {
         let oldest = |(id, records): (&StreamId, &Vec<RecordRef>)| {
-            let committed = core.stream_manager.stream(*id).map_or(Offset(0), |metadata| metadata.end);
+            let committed = core.stream_manager.stream(*id).map_or(Offset(0), |metadata| metadata.needed_from());
             let counts = |record: &&RecordRef| {
                 let wanted = !pending || record.meta.kind == RecordKind::Data && record.meta.next_offset > committed;
                 wanted && record.block.own_lsn().is_some()

@@ -32,7 +32,7 @@ pub(crate) struct TailEntry {
 pub(crate) const TAIL_ENTRY_BYTES: u64 = size_of::<TailEntry>() as u64;
 
 /// Exclusive end of a payload in the own log, `None` in a sealed one.
-fn own_end(block: &Block, position: u32, len: u32) -> Option<Lsn> {
+pub(crate) fn own_end(block: &Block, position: u32, len: u32) -> Option<Lsn> {
     block.own_lsn().map(|lsn| Lsn(lsn.0 + u64::from(position) + u64::from(len)))
 }
 

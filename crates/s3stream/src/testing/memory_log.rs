@@ -1,7 +1,9 @@
 //! A write-ahead log in memory whose crashes and flushes a test decides.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use common::{Lsn, NodeEpoch, Random, SystemRandom};
@@ -92,11 +94,13 @@ impl MemoryLog {
         (log, Recovered { records, end })
     }
 
-    /// The log after its owner is gone, for those who take over. What was not durable is lost.
+    /// The log after its owner is gone, for those who take over, as long as it is `present`. What was not durable is
+    /// lost.
     #[must_use]
-    pub fn sealed(&self) -> Arc<SealedLog> {
+    pub fn sealed(&self, present: Arc<AtomicBool>) -> Arc<SealedLog> {
         let (log, recovered) = self.crash();
-        SealedLog::over(self.uuid, recovered.end, Box::new(MemorySealed { log, records: recovered.records }))
+        let source = MemorySealed { log, records: recovered.records, present };
+        SealedLog::over(self.uuid, recovered.end, Box::new(source))
     }
 
     /// Its identity.
@@ -124,15 +128,26 @@ impl MemoryLog {
 struct MemorySealed {
     log: MemoryLog,
     records: Vec<RecordRef>,
+    present: Arc<AtomicBool>,
+}
+
+impl MemorySealed {
+    fn reach(&self) -> io::Result<()> {
+        if self.present.load(Ordering::SeqCst) { Ok(()) } else { Err(io::Error::other("the log is gone")) }
+    }
 }
 
 impl SealedSource for MemorySealed {
     fn records(&self) -> Result<Vec<RecordRef>, OpenError> {
+        self.reach().map_err(|error| OpenError::Io { path: self.log.uuid.to_string().into(), error })?;
         Ok(self.records.clone())
     }
 
     fn read_block(&self, lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>> {
-        self.log.read_block(lsn)
+        Box::pin(async move {
+            self.reach()?;
+            self.log.read_block(lsn).await
+        })
     }
 }
 

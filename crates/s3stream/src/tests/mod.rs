@@ -1,7 +1,9 @@
 //! Tests of the whole stream layer on in-memory log, metadata and store.
 
+mod adopt;
 mod anchors;
 mod basic;
+mod cluster;
 mod model;
 mod orphans;
 

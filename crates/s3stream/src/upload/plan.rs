@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{Lsn, ObjectId, Offset};
-use uuid::Uuid;
 use wal::{Block, BlockAddress};
 
 use super::UploadError;
@@ -44,43 +43,56 @@ pub(crate) fn span_bytes(core: &Core) -> u64 {
     settings.upload_bytes.saturating_mul(2).min(settings.log_cache_bytes / 2).max(SPAN_BYTES_MIN)
 }
 
-/// The parts of logs that one upload takes: of the own log as far as it is below `durable`, and of one of the sealed
-/// logs that streams were adopted from, so that neither waits for the other.
-fn spans(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<Span> {
-    let (mut own, mut sealed): (Option<Lsn>, Option<(Uuid, Lsn)>) = (None, None);
-    for stream in streams {
-        match stream.state.lock().tail.first_pending() {
-            Some(BlockAddress::Own(lsn)) => own = Some(own.map_or(lsn, |first| first.min(lsn))),
-            Some(BlockAddress::Sealed(log, lsn)) => {
-                sealed = Some(sealed.map_or((log, lsn), |least| least.min((log, lsn))))
-            }
-            None => {}
-        }
-    }
-    let cut = |first: Lsn| Lsn(first.0.saturating_add(span_bytes(core)));
-    let own = own.filter(|first| *first < durable).map(|first| Span::Own { cut: cut(first), durable });
-    let sealed = sealed.map(|(log, first)| Span::Sealed { log, cut: cut(first) });
-    own.into_iter().chain(sealed).collect()
+/// Which log an upload takes records from. Each is uploaded on its own, so that a sealed log that cannot be read holds
+/// up nothing but itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The own log, as far as it is below `durable`.
+    Own { durable: Lsn },
+    /// One of the sealed logs that streams were adopted from.
+    Sealed,
 }
 
-/// The oldest un-uploaded part of the log, at most [`span_bytes`] of it, as far as it is below `durable`; and as much of
-/// a sealed log.
-pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], durable: Lsn) -> Vec<PlannedSlice> {
+/// The oldest un-uploaded part of a log, at most [`span_bytes`] of it, in the order of the streams.
+pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], source: Source) -> Vec<PlannedSlice> {
+    let durable = core.wal.durable().get();
+    let Some(span) = span(core, streams, source) else { return Vec::new() };
     let mut slices = Vec::new();
-    for span in spans(core, streams, durable) {
-        for stream in streams {
-            let (start, (entries, checkpoint)) = {
-                let state = stream.state.lock();
-                (state.tail.committed(), state.tail.pending(span, durable))
-            };
-            let Some(end) = entries.last().map(|entry| entry.next) else {
-                continue;
-            };
-            let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
-            slices.push(PlannedSlice { stream: Arc::clone(stream), start, end, bytes, entries, checkpoint });
-        }
+    for stream in streams {
+        let (start, (entries, checkpoint)) = {
+            let state = stream.state.lock();
+            (state.tail.committed(), state.tail.pending(span, durable))
+        };
+        let Some(end) = entries.last().map(|entry| entry.next) else {
+            continue;
+        };
+        let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
+        slices.push(PlannedSlice { stream: Arc::clone(stream), start, end, bytes, entries, checkpoint });
     }
     slices
+}
+
+fn span(core: &Core, streams: &[Arc<Stream>], source: Source) -> Option<Span> {
+    let pending = streams.iter().filter_map(|stream| stream.state.lock().tail.first_pending());
+    let cut = |first: Lsn| Lsn(first.0.saturating_add(span_bytes(core)));
+    match source {
+        Source::Own { durable } => {
+            let own = pending.filter_map(|address| match address {
+                BlockAddress::Own(lsn) => Some(lsn),
+                BlockAddress::Sealed(..) => None,
+            });
+            let first = own.min().filter(|first| *first < durable)?;
+            Some(Span::Own { cut: cut(first), durable })
+        }
+        Source::Sealed => {
+            let sealed = pending.filter_map(|address| match address {
+                BlockAddress::Own(_) => None,
+                BlockAddress::Sealed(log, lsn) => Some((log, lsn)),
+            });
+            let (log, first) = sealed.min()?;
+            Some(Span::Sealed { log, cut: cut(first) })
+        }
+    }
 }
 
 /// The split rule: large slices get an object each, the others share one.

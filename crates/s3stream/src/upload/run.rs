@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use common::supervisor::StopSignal;
 use common::{Lsn, ObjectId, Random};
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::UploadError;
-use super::plan::{PlannedObject, PlannedSlice, identify, plan, split};
+use super::plan::{PlannedObject, PlannedSlice, Source, identify, plan, split};
 use crate::backoff::Backoff;
-use crate::core::Core;
+use crate::core::{Core, boot_ms};
 use crate::object::put::{PutError, put};
 use crate::ports::{CommitError, ObjectCommit, SliceOutcome};
 use crate::registry::Registry;
@@ -22,6 +22,8 @@ const IDS_PER_LEASE: u32 = 256;
 const PUTS_IN_FLIGHT: usize = 4;
 /// How long to wait when an upload is due but nothing is durable yet.
 const NOT_DURABLE_WAIT: Duration = Duration::from_millis(5);
+/// How long to wait when all that is due lies in a sealed log that cannot be read.
+const NOT_READABLE_WAIT: Duration = Duration::from_millis(100);
 /// How long to wait before data goes into a new object that metadata has refused without a reason.
 const REFUSED_WAIT: Duration = Duration::from_secs(1);
 
@@ -31,11 +33,14 @@ pub(crate) struct Uploader {
     registry: Arc<Registry>,
     random: Arc<dyn Random>,
     ids: std::ops::Range<u64>,
+    /// Sealed logs could not be read: not before then, boot ms.
+    sealed_after_ms: u64,
+    sealed_backoff: Backoff,
 }
 
 impl Uploader {
     pub(crate) fn new(core: Arc<Core>, registry: Arc<Registry>, random: Arc<dyn Random>) -> Self {
-        Self { core, registry, random, ids: 0..0 }
+        Self { core, registry, random, ids: 0..0, sealed_after_ms: 0, sealed_backoff: Backoff::default() }
     }
 
     /// Runs until told to stop. What is in flight then is dropped: it is in the log.
@@ -60,7 +65,8 @@ impl Uploader {
             self.core.backlog.restart_age(self.core.clock.as_ref());
             self.core.backlog.committed.notify_waiters();
             if !uploaded {
-                tokio::time::sleep(NOT_DURABLE_WAIT).await;
+                let wait = if self.sealed_due() { NOT_DURABLE_WAIT } else { NOT_READABLE_WAIT };
+                tokio::time::sleep(wait).await;
             }
         }
     }
@@ -98,43 +104,76 @@ impl Uploader {
         }
     }
 
-    /// Uploads everything below `durable`, piece by piece. Whether there was anything.
+    /// Uploads everything below `durable`, piece by piece, and what was adopted. Whether there was anything.
     async fn upload_below(&mut self, durable: Lsn) -> bool {
         let mut any = false;
         loop {
-            let slices = plan(&self.core, &self.registry.streams(), durable);
-            if slices.is_empty() {
+            let own = self.upload_from(Source::Own { durable }).await;
+            let sealed = self.sealed_due() && self.upload_from(Source::Sealed).await;
+            if !own && !sealed {
                 return any;
             }
             any = true;
-            let objects = self.put_all(slices).await;
-            let outcomes = self.commit(&objects).await;
-            let settled = self.apply(&objects, &outcomes);
-            self.registry.settle(&self.core);
-            self.core.backlog.committed.notify_waiters();
-            if !settled {
-                tokio::time::sleep(REFUSED_WAIT).await;
-            }
         }
     }
 
-    async fn put_all(&mut self, slices: Vec<PlannedSlice>) -> Vec<PlannedObject> {
+    /// Whether there was anything that could be read.
+    async fn upload_from(&mut self, source: Source) -> bool {
+        let slices = plan(&self.core, &self.registry.streams(), source);
+        if slices.is_empty() {
+            return false;
+        }
+        let objects = match self.put_all(slices, source).await {
+            Ok(objects) => objects,
+            Err(error) => {
+                let wait = self.sealed_backoff.next(self.random.as_ref());
+                self.sealed_after_ms = boot_ms(self.core.clock.as_ref()) + wait.as_millis() as u64;
+                tracing::error!(
+                    %error, ?wait,
+                    "acknowledged records cannot be read from a sealed log that was adopted: they are not uploaded, and \
+                     the log is not given up. Restore its volume; no record is given up"
+                );
+                return false;
+            }
+        };
+        if source == Source::Sealed {
+            self.sealed_backoff = Backoff::default();
+        }
+        let outcomes = self.commit(&objects).await;
+        let settled = self.apply(&objects, &outcomes);
+        self.registry.settle(&self.core);
+        self.core.backlog.committed.notify_waiters();
+        if !settled {
+            tokio::time::sleep(REFUSED_WAIT).await;
+        }
+        true
+    }
+
+    fn sealed_due(&self) -> bool {
+        boot_ms(self.core.clock.as_ref()) >= self.sealed_after_ms
+    }
+
+    /// Errors: a sealed log cannot be read.
+    async fn put_all(&mut self, slices: Vec<PlannedSlice>, source: Source) -> Result<Vec<PlannedObject>, UploadError> {
         let groups = split(slices);
         let ids = self.lease(groups.len()).await;
         let objects = identify(&self.core, groups, &ids);
         let this = &*self;
-        stream::iter(objects).map(|object| this.put_one(object)).buffered(PUTS_IN_FLIGHT).collect().await
+        stream::iter(objects).map(|object| this.put_one(object, source)).buffered(PUTS_IN_FLIGHT).try_collect().await
     }
 
-    async fn put_one(&self, mut object: PlannedObject) -> PlannedObject {
+    async fn put_one(&self, mut object: PlannedObject, source: Source) -> Result<PlannedObject, UploadError> {
         let mut backoff = Backoff::default();
         loop {
             let error = match self.try_put(&mut object).await {
-                Ok(()) => return object,
+                Ok(()) => return Ok(object),
                 Err(error) => error,
             };
             if matches!(error, UploadError::Put(PutError::Taken)) {
                 object.descriptor.attempt += 1;
+            }
+            if matches!(error, UploadError::Log(_)) && source == Source::Sealed {
+                return Err(error);
             }
             let wait = backoff.next(self.random.as_ref());
             let id = object.descriptor.id;

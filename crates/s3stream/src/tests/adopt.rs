@@ -1,0 +1,226 @@
+//! Streams that come from another node: from its sealed log, or handed over.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use wal::{AppendError, SealedLog, WriteAheadLog};
+
+use super::*;
+use crate::{AdoptError, ExportError, HandOver, ImportError, OpenError, ReadClass, StreamManager, sealed_tails};
+
+/// Another node on the same metadata and store.
+fn beside(rig: &Rig, node: i32, settings: Settings) -> Rig {
+    let settings = Settings { node: NodeId(node), node_epoch: NodeEpoch(node as u64), ..settings };
+    let log = Arc::new(MemoryLog::new(1 << 20, 700, true));
+    Rig::start(rig.objects.clone(), log, wal::Recovered::default(), rig.metadata.clone(), settings)
+}
+
+fn grant(rig: &Rig, stream: u64) -> common::StreamEpoch {
+    let owner = (rig.settings.node, rig.settings.node_epoch);
+    rig.metadata.create_stream(StreamId(stream));
+    rig.metadata.open_stream_by(StreamId(stream), Some(owner))
+}
+
+fn open(rig: &Rig, stream: u64) -> Arc<Stream> {
+    rig.store.open(StreamId(stream), grant(rig, stream)).expect("opens")
+}
+
+/// Node 1 dies; node 2 gets `streams` and opens them.
+async fn fail_over(dead: Rig, to: &Rig, streams: &[u64]) -> (Arc<SealedLog>, Arc<AtomicBool>, Vec<Arc<Stream>>) {
+    dead.supervisor.stop(Duration::ZERO).await;
+    let present = Arc::new(AtomicBool::new(true));
+    let log = dead.log.sealed(Arc::clone(&present));
+    to.metadata.seal(&sealed_tails(&log, &*to.metadata).expect("reads"));
+    let epochs: Vec<_> = streams.iter().map(|stream| grant(to, *stream)).collect();
+    to.store.adopt(&log, &|stream| streams.contains(&stream.0)).expect("adopts");
+    let opened = streams.iter().zip(epochs).map(|(stream, epoch)| to.store.open(StreamId(*stream), epoch));
+    let opened = opened.map(|stream| stream.expect("opens")).collect();
+    (log, present, opened)
+}
+
+async fn text(stream: &Arc<Stream>) -> String {
+    let (mut from, next, mut text) = (stream.start_offset(), stream.next_offset(), String::new());
+    while from < next {
+        let fetched = stream.fetch(from, next, 1000, ReadClass::Tail).await.expect("fetches");
+        for slice in fetched.slices {
+            text += &String::from_utf8_lossy(&slice.bytes);
+            from = slice.next_offset;
+        }
+    }
+    text
+}
+
+fn rig() -> Rig {
+    Rig::new(MemoryLog::new(1 << 20, 700, true), settings())
+}
+
+#[tokio::test]
+async fn an_adopted_stream_opens_without_store_or_payload_and_is_uploaded_from_the_sealed_log() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    let (stream, other) = (open(&one, 1), open(&one, 2));
+    for n in 0..5 {
+        append(&stream, 2, n.to_string().as_bytes());
+        append(&other, 1, b"other");
+    }
+    stream.append_checkpoint(offset(10), b"state").expect("appends");
+    drop(other);
+    let (log, present, streams) = fail_over(one, &two, &[1]).await;
+    assert_eq!(two.metadata.stream(StreamId(2)).expect("exists").sealed_end, offset(5), "nobody has that yet");
+    let stream = &streams[0];
+    assert!(stream.opens_from_log());
+    assert_eq!((stream.next_offset(), stream.newest_lsn(), two.store.backlog_bytes()), (offset(10), None, 5));
+    present.store(false, Ordering::SeqCst);
+    assert_eq!(stream.heads(offset(0)).await.expect("indexed").len(), 5);
+    present.store(true, Ordering::SeqCst);
+    let checkpoint = stream.checkpoint().await.expect("reads").expect("is there");
+    assert_eq!((checkpoint.offset, &checkpoint.payload[..]), (offset(10), &b"state"[..]));
+
+    append(stream, 1, b"new");
+    assert_eq!(text(stream).await, "01234new");
+    for _ in 0..2 {
+        two.store.adopt(&log, &|stream| stream == StreamId(1)).expect("changes nothing");
+        assert_eq!(text(stream).await, "01234new");
+    }
+    two.store.flush().await.expect("uploads");
+    assert_eq!((two.store.backlog_bytes(), stream.committed_offset()), (0, offset(11)));
+    present.store(false, Ordering::SeqCst);
+    assert_eq!(text(stream).await, "01234new", "nobody needs the sealed log any more");
+    let two = two.crash().await;
+    assert_eq!(text(&open(&two, 1)).await, "01234new");
+}
+
+#[tokio::test]
+async fn a_stream_is_not_opened_without_the_log_that_holds_its_tail() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    append(&open(&one, 1), 3, b"abc");
+    one.supervisor.stop(Duration::ZERO).await;
+    let log = one.log.sealed(Arc::new(AtomicBool::new(true)));
+    let tails = sealed_tails(&log, &*two.metadata).expect("reads");
+    assert_eq!(tails, [(StreamId(1), offset(3))]);
+    let early = two.store.adopt(&log, &|_| true);
+    assert!(matches!(early, Err(AdoptError::Elsewhere(StreamId(1)))), "not granted yet");
+    two.metadata.seal(&tails);
+    let epoch = grant(&two, 1);
+    let refused = two.store.open(StreamId(1), epoch).expect_err("a log is missing");
+    assert!(matches!(refused, OpenError::Gap { found: Offset(3), .. }), "{refused}");
+    two.store.adopt(&log, &|_| true).expect("adopts");
+    assert_eq!(text(&two.store.open(StreamId(1), epoch).expect("opens")).await, "abc");
+    let ahead = common::StreamEpoch(epoch.0 + 1);
+    assert!(matches!(two.store.open(StreamId(1), ahead), Err(OpenError::Behind { .. })));
+}
+
+/// A partition that reopens asks for a new epoch. What is adopted once more in between is older than what is open, and
+/// must not take its place.
+#[tokio::test]
+async fn what_is_adopted_again_amid_a_reopening_takes_nothing_away() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    append(&open(&one, 1), 1, b"a");
+    let (log, _present, streams) = fail_over(one, &two, &[1]).await;
+    append(&streams[0], 1, b"b");
+    let epoch = grant(&two, 1);
+    two.store.adopt(&log, &|_| true).expect("changes nothing");
+    let reopened = two.store.open(StreamId(1), epoch).expect("opens");
+    assert_eq!(text(&reopened).await, "ab");
+    two.store.flush().await.expect("uploads");
+    assert_eq!(reopened.committed_offset(), offset(2));
+}
+
+#[tokio::test]
+async fn a_sealed_log_that_cannot_be_read_holds_up_nothing_else() {
+    let one = rig();
+    let two = beside(&one, 2, Settings { block_cache_bytes: 0, upload_bytes: 1, ..settings() });
+    append(&open(&one, 1), 1, b"a");
+    let (_log, present, streams) = fail_over(one, &two, &[1]).await;
+    present.store(false, Ordering::SeqCst);
+    let own = open(&two, 2);
+    append(&own, 1, b"b");
+    while own.committed_offset() < offset(1) {
+        let _ = tokio::time::timeout(Duration::from_millis(10), two.store.flush()).await;
+    }
+    assert_eq!((streams[0].committed_offset(), two.store.backlog_bytes()), (offset(0), 1), "nothing is given up");
+    present.store(true, Ordering::SeqCst);
+    two.store.flush().await.expect("uploads");
+    assert_eq!(streams[0].committed_offset(), offset(1));
+}
+
+async fn hand_over(from: &Stream) -> HandOver {
+    from.park();
+    let hand_over = from.export_tail(1 << 20).await.expect("exports");
+    HandOver::decode(hand_over.encode()).expect("as encoded")
+}
+
+#[tokio::test]
+async fn a_stream_moves_there_and_back_with_its_tail() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    let stream = open(&one, 1);
+    append(&stream, 2, b"aa");
+    one.store.flush().await.expect("uploads");
+    append(&stream, 1, b"b");
+    stream.append_checkpoint(offset(3), b"state").expect("appends");
+    let mut text_so_far = "aab".to_owned();
+    let mut here = (one, stream);
+    let mut there = two;
+    for round in 0..4 {
+        let (source, stream) = here;
+        let moved = hand_over(&stream).await;
+        assert_eq!(moved.records.first().map(|record| record.base_offset), Some(offset(2)));
+        assert_eq!(stream.append_checkpoint(stream.next_offset(), b""), Err(AppendError::Closed), "parked");
+        let epoch = source.metadata.reserve(StreamId(1));
+        let end = there.store.import(epoch, &moved).await.expect("imports");
+        assert!(there.log.durable().get() >= end);
+        assert_eq!(there.store.import(epoch, &moved).await, Ok(end), "asked again");
+        assert!(source.metadata.grant(StreamId(1), epoch, (there.settings.node, there.settings.node_epoch)));
+        if round % 2 == 0 {
+            source.store.close(StreamId(1));
+            assert_eq!(source.store.backlog_bytes(), 0);
+        }
+        let reads = there.log.reads();
+        let opened = there.store.open(StreamId(1), epoch).expect("opens");
+        let again = there.store.import(epoch, &moved).await;
+        assert_eq!(again, Err(ImportError::Used { stream: StreamId(1), epoch }));
+        append(&opened, 1, b"c");
+        text_so_far += "c";
+        assert_eq!((text(&opened).await, there.log.reads()), (text_so_far.clone(), reads), "all of it is in memory");
+        let state = opened.checkpoint().await.expect("reads").expect("is there");
+        assert_eq!((state.offset, &state.payload[..]), (offset(3), &b"state"[..]));
+        here = (there, opened);
+        there = source;
+    }
+    let (node, stream) = here;
+    node.store.flush().await.expect("uploads");
+    assert_eq!(stream.committed_offset(), stream.next_offset());
+    let node = node.crash().await;
+    assert_eq!(text(&open(&node, 1)).await, text_so_far);
+}
+
+#[tokio::test]
+async fn a_move_that_fails_leaves_the_stream_where_it_was() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    let stream = open(&one, 1);
+    append(&stream, 1, b"a");
+    stream.park();
+    let error = stream.export_tail(1).await.expect_err("too large");
+    assert!(matches!(error, ExportError::TooLarge { limit: 1, .. }), "{error}");
+    let moved = hand_over(&stream).await;
+    let epoch = one.metadata.reserve(StreamId(1));
+    two.store.import(epoch, &moved).await.expect("imports");
+    two.store.discard(StreamId(1), epoch);
+    let used = Err(ImportError::Used { stream: StreamId(1), epoch });
+    assert_eq!(two.store.import(epoch, &moved).await, used, "a late repetition");
+    two.store.metadata_loaded();
+    two.store.flush().await.expect("nothing is held up");
+    assert_eq!(two.metadata.commits(), 0);
+    stream.resume();
+    append(&stream, 1, b"b");
+    // The next attempt: the records of the first one are void, also for whoever recovers that log.
+    let epoch = one.metadata.reserve(StreamId(1));
+    two.store.import(epoch, &hand_over(&stream).await).await.expect("imports");
+    assert!(one.metadata.grant(StreamId(1), epoch, (two.settings.node, two.settings.node_epoch)));
+    drop(two.store.open(StreamId(1), epoch).expect("opens"));
+    let two = two.crash().await;
+    assert_eq!(text(&open(&two, 1)).await, "ab");
+}
