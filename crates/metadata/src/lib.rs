@@ -1,5 +1,6 @@
 //! Cluster metadata: Raft, a pure state machine, immutable images, and the client that commands go through.
 
+pub mod balance;
 pub mod client;
 pub mod command;
 pub mod delta;
