@@ -4,6 +4,7 @@ mod log_storage;
 mod machine;
 mod network;
 mod node;
+mod quorum;
 pub(crate) mod suite;
 mod transport;
 mod types;
@@ -12,6 +13,7 @@ mod types;
 mod tests;
 
 pub use node::{Node, NodeConfig, QuorumReplica, QuorumState, StartError};
+pub use quorum::{LeaderInfo, QuorumError};
 pub use transport::{NoPeers, RaftTransport, TransportError};
 pub(crate) use types::{EntryBody, Membership};
 

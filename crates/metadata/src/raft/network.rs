@@ -9,12 +9,12 @@ use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError
 use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::type_config::alias::SnapshotOf;
-use openraft::{EmptyNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use tokio::sync::mpsc;
 
 use super::machine::{SnapshotData, head_of};
 use super::transport::{RaftTransport, TransportError};
-use super::types::{self, RaftVote, TypeConfig};
+use super::types::{self, PeerAddress, RaftVote, TypeConfig};
 use crate::log::LogRecord;
 use crate::wire::{AppendOutcome, Request, Response, encode_snapshot};
 
@@ -27,13 +27,14 @@ pub(crate) struct Network {
 pub(crate) struct Peer {
     transport: Arc<dyn RaftTransport>,
     target: NodeId,
+    address: Arc<str>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Peer {
-        Peer { transport: Arc::clone(&self.transport), target: node_id(target) }
+    async fn new_client(&mut self, target: u64, node: &PeerAddress) -> Peer {
+        Peer { transport: Arc::clone(&self.transport), target: node_id(target), address: Arc::clone(&node.0) }
     }
 }
 
@@ -44,7 +45,8 @@ pub(crate) fn node_id(id: u64) -> NodeId {
 
 impl Peer {
     async fn call(&self, request: &Request, option: &RPCOption) -> Result<Response, RPCError<TypeConfig>> {
-        let answer = tokio::time::timeout(option.hard_ttl(), self.transport.call(self.target, request.encode()));
+        let answer =
+            tokio::time::timeout(option.hard_ttl(), self.transport.call(self.target, &self.address, request.encode()));
         let answer = answer.await.map_err(|_| lost("no answer in time"))?;
         let answer = answer.map_err(|error| match error {
             TransportError::Unreachable(reason) => RPCError::Unreachable(Unreachable::from_string(reason)),

@@ -10,7 +10,7 @@ use common::{Clock, LogIndex, NodeId};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
-use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -18,13 +18,13 @@ use super::log_storage::LogStorage;
 use super::machine::{Machine, snapshot_of};
 use super::network::{Network, node_id};
 use super::transport::{RaftTransport, TransportError};
-use super::types::{self, Proposal, TypeConfig};
+use super::types::{self, PeerAddress, Proposal, TypeConfig};
 use crate::client::{Images, MetadataClient, SubmitError};
 use crate::command::{Command, Outcome};
 use crate::log::{RaftLogStore, Vote};
 use crate::wire::{AppendOutcome, Request, Response, SnapshotDecoder, WireError};
 
-type RaftHandle = Raft<TypeConfig, Machine>;
+pub(crate) type RaftHandle = Raft<TypeConfig, Machine>;
 
 /// Pause before a command is offered again while no leader is known.
 const NO_LEADER_RETRY: Duration = Duration::from_millis(20);
@@ -37,15 +37,16 @@ const SNAPSHOT_CHECK: Duration = Duration::from_secs(2);
 pub struct NodeConfig {
     /// This node.
     pub node: NodeId,
-    /// The first voters of a cluster; this node among them. Ignored once the log says who votes.
-    pub voters: Vec<NodeId>,
+    /// The first voters of a cluster with the addresses of their peer listeners. Ignored once the log says who votes. A
+    /// node that is not among them makes no cluster: it waits until a leader follows it up.
+    pub voters: Vec<(NodeId, Arc<str>)>,
     /// A follower that hears nothing for a time between this and twice this stands for election.
     pub election_timeout: Duration,
     /// Between the heartbeats of a leader; at most a third of the election timeout.
     pub heartbeat: Duration,
     /// How long a command may take before its outcome is declared unknown.
     pub submit_timeout: Duration,
-    /// How long the start may wait for a leader and for the committed image.
+    /// How long the start may wait for a leader and for the committed image, before it gives up.
     pub start_timeout: Duration,
     /// Bytes of log after which a snapshot is written and the log let go (later, if the last one was larger).
     pub snapshot_log_bytes: u64,
@@ -57,7 +58,7 @@ impl NodeConfig {
     pub fn single(node: NodeId) -> Self {
         Self {
             node,
-            voters: vec![node],
+            voters: vec![(node, Arc::default())],
             election_timeout: Duration::from_millis(1000),
             heartbeat: Duration::from_millis(250),
             submit_timeout: Duration::from_secs(10),
@@ -83,7 +84,7 @@ pub enum StartError {
 
 /// One node's part in Raft. Ends with [`Node::stop`].
 pub struct Node {
-    raft: RaftHandle,
+    pub(super) raft: RaftHandle,
     submitter: Submitter,
     incoming: Mutex<Option<Incoming>>,
     snapshots: JoinHandle<()>,
@@ -146,7 +147,7 @@ impl Node {
 
     /// Returns when this node has applied all that was committed.
     async fn join(&self, config: &NodeConfig, id: u64, pristine: bool) -> Result<(), StartError> {
-        if pristine {
+        if pristine && config.voters.iter().any(|(voter, _)| *voter == config.node) {
             initialize(&self.raft, config).await?;
         }
         elect_alone(&self.raft, id).await?;
@@ -292,7 +293,7 @@ fn append_outcome(from: &AppendEntriesResponse<TypeConfig>) -> AppendOutcome {
     }
 }
 
-fn raft_id(node: NodeId) -> Result<u64, StartError> {
+pub(super) fn raft_id(node: NodeId) -> Result<u64, StartError> {
     u64::try_from(node.0).map_err(|_| StartError::Config(format!("a node id cannot be negative: {node}")))
 }
 
@@ -315,8 +316,8 @@ fn raft_config(config: &NodeConfig) -> Result<Arc<Config>, StartError> {
 
 /// Every first voter does this; whoever comes second finds it done.
 async fn initialize(raft: &RaftHandle, config: &NodeConfig) -> Result<(), StartError> {
-    let voters = config.voters.iter().map(|node| Ok((raft_id(*node)?, EmptyNode::new())));
-    let voters: BTreeMap<u64, EmptyNode> = voters.collect::<Result<_, StartError>>()?;
+    let voters = config.voters.iter().map(|(node, address)| Ok((raft_id(*node)?, PeerAddress(Arc::clone(address)))));
+    let voters: BTreeMap<u64, PeerAddress> = voters.collect::<Result<_, StartError>>()?;
     match raft.initialize(voters).await {
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
         Err(error) => Err(StartError::Config(error.to_string())),
@@ -384,7 +385,7 @@ pub(crate) struct Submitter {
 enum Written {
     Applied(LogIndex, Outcome),
     /// Certainly not written here; perhaps this node leads.
-    NotLeader(Option<NodeId>),
+    NotLeader(Option<(NodeId, Arc<str>)>),
 }
 
 impl Submitter {
@@ -443,7 +444,7 @@ impl Submitter {
         let entry = proposal.encoded.clone();
         match self.write(proposal).await? {
             Written::Applied(index, outcome) => Ok(Some((index, outcome))),
-            Written::NotLeader(Some(leader)) => self.forward(leader, entry).await,
+            Written::NotLeader(Some((leader, address))) => self.forward(leader, &address, entry).await,
             Written::NotLeader(None) => Ok(None),
         }
     }
@@ -459,14 +460,19 @@ impl Submitter {
                 Ok(Written::Applied(index, outcome))
             }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                Ok(Written::NotLeader(to.leader_id.map(node_id)))
+                Ok(Written::NotLeader(to.leader_id.map(node_id).zip(to.leader_node.map(|node| node.0))))
             }
             Err(error) => Err(SubmitError::Indeterminate(error.to_string())),
         }
     }
 
-    async fn forward(&self, leader: NodeId, entry: Bytes) -> Result<Option<(LogIndex, Outcome)>, SubmitError> {
-        let answer = self.transport.call(leader, Request::Submit { entry }.encode()).await;
+    async fn forward(
+        &self,
+        leader: NodeId,
+        address: &str,
+        entry: Bytes,
+    ) -> Result<Option<(LogIndex, Outcome)>, SubmitError> {
+        let answer = self.transport.call(leader, address, Request::Submit { entry }.encode()).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(TransportError::Unreachable(_)) => return Ok(None),

@@ -109,7 +109,12 @@ struct Line {
 
 #[async_trait::async_trait]
 impl super::RaftTransport for Line {
-    async fn call(&self, target: NodeId, request: bytes::Bytes) -> Result<bytes::Bytes, super::TransportError> {
+    async fn call(
+        &self,
+        target: NodeId,
+        _: &str,
+        request: bytes::Bytes,
+    ) -> Result<bytes::Bytes, super::TransportError> {
         let cut = {
             let cut_off = self.board.cut_off.lock();
             cut_off.contains(&self.of) || cut_off.contains(&target)
@@ -131,7 +136,7 @@ struct Cluster {
 impl Cluster {
     fn config(node: NodeId) -> NodeConfig {
         NodeConfig {
-            voters: vec![NodeId(0), NodeId(1), NodeId(2)],
+            voters: (0..3).map(|id| (NodeId(id), format!("n{id}:1").into())).collect(),
             election_timeout: Duration::from_millis(300),
             heartbeat: Duration::from_millis(60),
             ..NodeConfig::single(node)

@@ -6,8 +6,9 @@ use common::NodeId;
 /// Carries requests to [`Node::handle`](super::Node::handle) of other nodes.
 #[async_trait::async_trait]
 pub trait RaftTransport: Send + Sync + 'static {
-    /// Sends `request` to `target` and waits for its answer. The caller sets a deadline by dropping the future.
-    async fn call(&self, target: NodeId, request: Bytes) -> Result<Bytes, TransportError>;
+    /// Sends `request` to `target`, whose peer listener is at `address`, and waits for its answer. The caller sets a
+    /// deadline by dropping the future.
+    async fn call(&self, target: NodeId, address: &str, request: Bytes) -> Result<Bytes, TransportError>;
 }
 
 /// Why there is no answer.
@@ -27,7 +28,7 @@ pub struct NoPeers;
 
 #[async_trait::async_trait]
 impl RaftTransport for NoPeers {
-    async fn call(&self, target: NodeId, _request: Bytes) -> Result<Bytes, TransportError> {
+    async fn call(&self, target: NodeId, _address: &str, _request: Bytes) -> Result<Bytes, TransportError> {
         Err(TransportError::Unreachable(format!("node {target} is not known here")))
     }
 }

@@ -1,6 +1,6 @@
 //! openraft's types for this state machine, and conversions to ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ openraft::declare_raft_types!(
         D = Proposal,
         R = Applied,
         NodeId = u64,
-        Node = openraft::EmptyNode,
+        Node = PeerAddress,
         AsyncRuntime = openraft::impls::TokioRuntime,
 );
 
@@ -26,7 +26,11 @@ pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(crate) type RaftEntry = openraft::type_config::alias::EntryOf<TypeConfig>;
 pub(crate) type RaftVote = openraft::type_config::alias::VoteOf<TypeConfig>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
-pub(crate) type RaftMembership = openraft::Membership<u64, openraft::EmptyNode>;
+pub(crate) type RaftMembership = openraft::Membership<u64, PeerAddress>;
+
+/// Where a node's peer listener is: `host:port`; empty where the log was written before it said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerAddress(pub(crate) Arc<str>);
 
 /// A command on its way through Raft, encoded once by its submitter.
 #[derive(Clone)]
@@ -77,19 +81,30 @@ pub(crate) enum EntryBody {
 pub(crate) struct Membership {
     /// Voter sets; two while they change.
     pub(crate) voters: Vec<BTreeSet<u64>>,
-    /// All nodes, learners among them.
-    pub(crate) nodes: BTreeSet<u64>,
+    /// All nodes, learners among them, with the addresses of their peer listeners.
+    pub(crate) nodes: BTreeMap<u64, Arc<str>>,
 }
 
 impl From<&RaftMembership> for Membership {
     fn from(from: &RaftMembership) -> Self {
-        Self { voters: from.get_joint_config().clone(), nodes: from.nodes().map(|(id, _)| *id).collect() }
+        Self {
+            voters: from.get_joint_config().clone(),
+            nodes: from.nodes().map(|(id, node)| (*id, Arc::clone(&node.0))).collect(),
+        }
     }
 }
 
 impl From<Membership> for RaftMembership {
     fn from(from: Membership) -> Self {
-        Self::new_with_defaults(from.voters, from.nodes)
+        let Membership { voters, mut nodes } = from;
+        // A voter without an address, or no voter at all, is what logs of the first version hold.
+        for voter in voters.iter().flatten() {
+            nodes.entry(*voter).or_default();
+        }
+        let ids: Vec<u64> = nodes.keys().copied().collect();
+        let nodes: BTreeMap<u64, PeerAddress> =
+            nodes.into_iter().map(|(id, address)| (id, PeerAddress(address))).collect();
+        Self::new(voters.clone(), nodes).unwrap_or_else(|_| Self::new_with_defaults(voters, ids))
     }
 }
 

@@ -40,6 +40,9 @@ pub(super) struct MembershipMessage {
     voters: Vec<VoterSet>,
     #[prost(uint64, repeated, tag = "2")]
     nodes: Vec<u64>,
+    /// Of the nodes, in the same order; none in logs of the first version.
+    #[prost(string, repeated, tag = "3")]
+    addresses: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -279,14 +282,16 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<EntryBody, WireError> {
 impl From<&Membership> for MembershipMessage {
     fn from(from: &Membership) -> Self {
         let voters = from.voters.iter().map(|ids| VoterSet { ids: ids.iter().copied().collect() }).collect();
-        Self { voters, nodes: from.nodes.iter().copied().collect() }
+        let addresses = from.nodes.values().map(ToString::to_string).collect();
+        Self { voters, nodes: from.nodes.keys().copied().collect(), addresses }
     }
 }
 
 impl From<MembershipMessage> for Membership {
     fn from(from: MembershipMessage) -> Self {
         let voters = from.voters.into_iter().map(|set| set.ids.into_iter().collect()).collect();
-        Self { voters, nodes: from.nodes.into_iter().collect() }
+        let addresses = from.addresses.into_iter().map(Arc::from).chain(std::iter::repeat_with(Arc::default));
+        Self { voters, nodes: from.nodes.into_iter().zip(addresses).collect() }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::log::{EntryId, LogRecord, Vote};
 use crate::raft::{EntryBody, Membership};
 
 fn head() -> SnapshotHead {
-    let membership = Membership { voters: vec![BTreeSet::from([1])], nodes: BTreeSet::from([1]) };
+    let membership =
+        Membership { voters: vec![BTreeSet::from([1])], nodes: std::iter::once((1, Arc::default())).collect() };
     let last = Some(EntryId { term: 2, node: 1, index: 9 });
     SnapshotHead { last, membership_at: Some(EntryId { term: 1, node: 1, index: 0 }), membership }
 }
@@ -132,7 +133,7 @@ fn bodies() -> Vec<EntryBody> {
     let commands = commands.map(|command| EntryBody::Command { now_ms: -5, command: Arc::new(command) });
     let membership = Membership {
         voters: vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
-        nodes: BTreeSet::from([1, 2, 3, 4]),
+        nodes: (1..=4).map(|id| (id, Arc::from(format!("10.0.0.{id}:9093")))).collect(),
     };
     commands.chain([EntryBody::Blank, EntryBody::Membership(membership)]).collect()
 }
