@@ -282,7 +282,8 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<EntryBody, WireError> {
 impl From<&Membership> for MembershipMessage {
     fn from(from: &Membership) -> Self {
         let voters = from.voters.iter().map(|ids| VoterSet { ids: ids.iter().copied().collect() }).collect();
-        let addresses = from.nodes.values().map(ToString::to_string).collect();
+        let told = from.nodes.values().any(|address| !address.is_empty());
+        let addresses = if told { from.nodes.values().map(ToString::to_string).collect() } else { Vec::new() };
         Self { voters, nodes: from.nodes.keys().copied().collect(), addresses }
     }
 }

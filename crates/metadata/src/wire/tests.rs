@@ -133,9 +133,13 @@ fn bodies() -> Vec<EntryBody> {
     let commands = commands.map(|command| EntryBody::Command { now_ms: -5, command: Arc::new(command) });
     let membership = Membership {
         voters: vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
-        nodes: (1..=4).map(|id| (id, Arc::from(format!("10.0.0.{id}:9093")))).collect(),
+        nodes: (1..=4).map(|id| (id, Arc::default())).collect(),
     };
-    commands.chain([EntryBody::Blank, EntryBody::Membership(membership)]).collect()
+    let addressed = Membership {
+        voters: vec![BTreeSet::from([1])],
+        nodes: (1..=2).map(|id| (id, Arc::from(format!("h{id}:9093")))).collect(),
+    };
+    commands.chain([EntryBody::Blank]).chain([membership, addressed].map(EntryBody::Membership)).collect()
 }
 
 #[test]
