@@ -4,6 +4,7 @@
 pub mod admin_http;
 pub mod api;
 pub mod broker;
+pub mod cluster;
 pub mod config;
 pub mod coordinator;
 pub mod fetch;

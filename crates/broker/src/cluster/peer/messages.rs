@@ -1,0 +1,193 @@
+//! What peers ask and answer beside Raft's own messages. Fields are only ever added; an absent one has the meaning it had
+//! before there was one.
+
+use bytes::Bytes;
+use prost::Message;
+
+/// A message from its bytes, for whoever asked or was asked.
+pub fn decode<M: Message + Default>(body: Bytes) -> Result<M, String> {
+    M::decode(body).map_err(|error| format!("a message of a peer makes no sense: {error}"))
+}
+
+/// The bytes of a message.
+pub fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+/// A node and its peer listener.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Peer {
+    /// The node.
+    #[prost(int32, tag = "1")]
+    pub node: i32,
+    /// `host:port`.
+    #[prost(string, tag = "2")]
+    pub address: String,
+}
+
+/// [`Kind::Join`](super::Kind::Join): the sender wants to be followed up at this address.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct JoinRequest {
+    /// The node that joins.
+    #[prost(message, optional, tag = "1")]
+    pub peer: Option<Peer>,
+}
+
+/// Its answer.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct JoinAnswer {
+    /// Whether the log comes from now on; else ask the leader.
+    #[prost(bool, tag = "1")]
+    pub joined: bool,
+    /// Who leads, if the answering node knows.
+    #[prost(message, optional, tag = "2")]
+    pub leader: Option<Peer>,
+    /// The cluster's id, if it has one yet.
+    #[prost(string, tag = "3")]
+    pub cluster_id: String,
+}
+
+/// [`Kind::Heartbeat`](super::Kind::Heartbeat): a broker wants to serve on.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct HeartbeatRequest {
+    /// The broker.
+    #[prost(int32, tag = "1")]
+    pub node: i32,
+    /// Its life.
+    #[prost(uint64, tag = "2")]
+    pub node_epoch: u64,
+    /// Index of metadata up to which it has applied.
+    #[prost(uint64, tag = "3")]
+    pub applied: u64,
+}
+
+/// What becomes of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Verdict {
+    /// The answering node does not lead, or is not sure: ask again.
+    NotLeader = 0,
+    /// A lease from the sending of the heartbeat on.
+    Granted = 1,
+    /// This life of the node is over: it must start a new one.
+    Fenced = 2,
+    /// No lease for now: the node is being taken for lost.
+    Suspected = 3,
+}
+
+/// Its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct HeartbeatAnswer {
+    /// See [`Verdict`].
+    #[prost(enumeration = "Verdict", tag = "1")]
+    pub verdict: i32,
+    /// Length of the lease, ms.
+    #[prost(uint64, tag = "2")]
+    pub lease_ms: u64,
+}
+
+/// [`Kind::Seal`](super::Kind::Seal): end the log of a node that is taken for lost.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SealRequest {
+    /// Identity of the log, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub wal: Bytes,
+    /// Where it lies, as a URL.
+    #[prost(string, tag = "2")]
+    pub location: String,
+    /// The owner's lease has run out: seal although it may live.
+    #[prost(bool, tag = "3")]
+    pub lease_expired: bool,
+    /// Index of metadata that the sealer must have applied first.
+    #[prost(uint64, tag = "4")]
+    pub applied: u64,
+}
+
+/// What a sealed log holds of a stream above its committed end.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Tail {
+    /// The stream.
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    /// End (exclusive) of its records.
+    #[prost(int64, tag = "2")]
+    pub end: i64,
+}
+
+/// How sealing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum SealOutcome {
+    /// It failed, for a reason that is told.
+    Failed = 0,
+    /// It is sealed.
+    Sealed = 1,
+    /// Its owner lives.
+    Alive = 2,
+    /// It cannot be reached from the answering node.
+    NotReachable = 3,
+}
+
+/// Its answer.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SealAnswer {
+    /// See [`SealOutcome`].
+    #[prost(enumeration = "SealOutcome", tag = "1")]
+    pub outcome: i32,
+    /// Where the log ends, if sealed.
+    #[prost(uint64, tag = "2")]
+    pub end: u64,
+    /// What it holds that no object does.
+    #[prost(message, repeated, tag = "3")]
+    pub tails: Vec<Tail>,
+    /// For the operator, if not sealed.
+    #[prost(string, tag = "4")]
+    pub reason: String,
+}
+
+/// [`Kind::Applied`](super::Kind::Applied): answer when metadata is applied up to an index. The answer is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AppliedRequest {
+    /// The index.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+}
+
+/// What is asked of the quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum QuorumChange {
+    /// Nothing.
+    None = 0,
+    /// Give a node a vote.
+    AddVoter = 1,
+    /// Take its vote away.
+    RemoveVoter = 2,
+    /// Forget a node that does not vote.
+    Forget = 3,
+}
+
+/// [`Kind::Quorum`](super::Kind::Quorum): change who takes part in Raft.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct QuorumRequest {
+    /// See [`QuorumChange`].
+    #[prost(enumeration = "QuorumChange", tag = "1")]
+    pub change: i32,
+    /// Whom.
+    #[prost(int32, tag = "2")]
+    pub node: i32,
+}
+
+/// Its answer.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct QuorumAnswer {
+    /// Whether it was done.
+    #[prost(bool, tag = "1")]
+    pub done: bool,
+    /// Who leads, where that is somebody else.
+    #[prost(message, optional, tag = "2")]
+    pub leader: Option<Peer>,
+    /// Why not.
+    #[prost(string, tag = "3")]
+    pub reason: String,
+}

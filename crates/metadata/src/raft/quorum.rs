@@ -1,0 +1,163 @@
+//! Who takes part in Raft, who leads, and what hastens an election.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::{LogIndex, NodeId};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::raft::TransferLeaderRequest;
+use openraft::{ChangeMembers, ReadPolicy};
+
+use super::network::node_id;
+use super::node::{Node, raft_id};
+use super::types::{PeerAddress, TypeConfig};
+
+/// A leader and where its peer listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderInfo {
+    /// The node.
+    pub node: NodeId,
+    /// `host:port`.
+    pub address: Arc<str>,
+}
+
+/// Why the quorum did not do what it was asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum QuorumError {
+    /// Another node leads, or none that is known here. Nothing was changed.
+    #[error("this node does not lead the metadata quorum")]
+    NotLeader(Option<LeaderInfo>),
+    /// It makes no sense. Nothing was changed.
+    #[error("{0}")]
+    Invalid(String),
+    /// It may have happened.
+    #[error("the metadata quorum: {0}")]
+    Indeterminate(String),
+}
+
+impl Node {
+    /// Who leads, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<LeaderInfo> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        let address = metrics.membership_config.membership().get_node(&leader).map(|node| Arc::clone(&node.0));
+        Some(LeaderInfo { node: node_id(leader), address: address.unwrap_or_default() })
+    }
+
+    /// Completes when somebody else leads than `than`, or nobody; returns who.
+    pub async fn leader_changed(&self, than: Option<&LeaderInfo>) -> Option<LeaderInfo> {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            drop(metrics.borrow_and_update());
+            let leader = self.leader();
+            // An end of the metrics is the end of Raft, which is told elsewhere.
+            if leader.as_ref() != than || metrics.changed().await.is_err() {
+                return leader;
+            }
+        }
+    }
+
+    /// All nodes that take part, with the addresses of their peer listeners; voters are marked.
+    #[must_use]
+    pub fn members(&self) -> BTreeMap<NodeId, (Arc<str>, bool)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        membership.nodes().map(|(id, node)| (node_id(*id), (Arc::clone(&node.0), voters.contains(id)))).collect()
+    }
+
+    /// Returns once a quorum has confirmed, after this call began, that this node leads; with the index up to which
+    /// everything was committed by then.
+    pub async fn confirm_leadership(&self) -> Result<LogIndex, QuorumError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(LogIndex(read.log_id().index)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => Err(not_leader(to)),
+            Err(error) => Err(QuorumError::Indeterminate(error.to_string())),
+        }
+    }
+
+    /// Follows `node` up from now on, at `address`: it gets the log, and no vote unless it has one already. Idempotent.
+    pub async fn follow_up(&self, node: NodeId, address: &Arc<str>) -> Result<(), QuorumError> {
+        let id = raft_id(node).map_err(|error| QuorumError::Invalid(error.to_string()))?;
+        let known = self.members().get(&node).map(|(address, _)| Arc::clone(address));
+        if known.as_ref() == Some(address) && self.is_leader() {
+            return Ok(());
+        }
+        let peer = PeerAddress(Arc::clone(address));
+        let written = match known {
+            None => self.raft.add_learner(id, peer, false).await,
+            Some(_) => self.raft.change_membership(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await,
+        };
+        written.map(drop).map_err(write_error)
+    }
+
+    /// Gives `node`, which is followed up already, a vote.
+    pub async fn add_voter(&self, node: NodeId) -> Result<(), QuorumError> {
+        let id = raft_id(node).map_err(|error| QuorumError::Invalid(error.to_string()))?;
+        if !self.members().contains_key(&node) {
+            return Err(QuorumError::Invalid(format!("node {node} has not joined this cluster")));
+        }
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+        self.raft.change_membership(change, true).await.map(drop).map_err(write_error)
+    }
+
+    /// Takes the vote of `node` away; it is still followed up.
+    pub async fn remove_voter(&self, node: NodeId) -> Result<(), QuorumError> {
+        let id = raft_id(node).map_err(|error| QuorumError::Invalid(error.to_string()))?;
+        match self.members().get(&node) {
+            Some((_, true)) => {}
+            _ => return Err(QuorumError::Invalid(format!("node {node} does not vote"))),
+        }
+        let change = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+        self.raft.change_membership(change, true).await.map(drop).map_err(write_error)
+    }
+
+    /// Forgets a node that does not vote.
+    pub async fn forget(&self, node: NodeId) -> Result<(), QuorumError> {
+        let id = raft_id(node).map_err(|error| QuorumError::Invalid(error.to_string()))?;
+        match self.members().get(&node) {
+            None => return Ok(()),
+            Some((_, true)) => {
+                return Err(QuorumError::Invalid(format!("node {node} votes: take its vote away first")));
+            }
+            Some(_) => {}
+        }
+        let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+        self.raft.change_membership(change, true).await.map(drop).map_err(write_error)
+    }
+
+    /// The connection from the leader ended, so it is probably dead: its lease on this voter's vote is given up, and with
+    /// `stand` this node stands for election at once. If the leader lives after all, that costs an election and no more.
+    pub async fn leader_lost(&self, leader: NodeId, stand: bool) {
+        let request = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.current_leader.map(node_id) != Some(leader) || metrics.current_leader == Some(metrics.id) {
+                return;
+            }
+            // Whoever is not the one named only gives the lease up.
+            let next = if stand { metrics.id } else { u64::MAX };
+            TransferLeaderRequest::new(metrics.vote, next, None)
+        };
+        if let Err(error) = self.raft.handle_transfer_leader(request).await {
+            tracing::debug!(%error, "the loss of the metadata leader could not be followed up");
+        }
+    }
+}
+
+fn not_leader(to: ForwardToLeader<TypeConfig>) -> QuorumError {
+    let node = to.leader_id.map(node_id).zip(to.leader_node);
+    QuorumError::NotLeader(node.map(|(node, PeerAddress(address))| LeaderInfo { node, address }))
+}
+
+fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> QuorumError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => not_leader(to),
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => QuorumError::Invalid(error.to_string()),
+        error => QuorumError::Indeterminate(error.to_string()),
+    }
+}
