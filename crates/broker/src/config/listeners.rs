@@ -16,9 +16,32 @@ struct Endpoint<'a> {
     port: u16,
 }
 
-/// The listeners for clients. Those named in `controller.listener.names` are left out: the quorum of this
-/// version lives inside the process.
-pub(super) fn listeners(properties: &Properties, insecure: bool) -> Result<Vec<Listener>, ConfigError> {
+/// Where peers reach a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerEndpoint {
+    /// Host to bind.
+    pub host: String,
+    /// Port to bind; 0 takes any free one.
+    pub port: u16,
+    /// Host that peers are told.
+    pub told_host: String,
+    /// `host:port` that peers are told, where the port is known before it is bound.
+    pub told: String,
+}
+
+impl PeerEndpoint {
+    pub(super) fn new(host: String, port: u16, told_host: String) -> Self {
+        let told = format!("{told_host}:{port}");
+        Self { host, port, told_host, told }
+    }
+}
+
+/// The listeners for clients, of which a node that is no broker needs none, and those named in
+/// `controller.listener.names`, where peers talk.
+pub(super) fn listeners(
+    properties: &Properties,
+    insecure: bool,
+) -> Result<(Vec<Listener>, Vec<PeerEndpoint>), ConfigError> {
     let text = properties.get("listeners").filter(|text| !text.trim().is_empty()).unwrap_or(DEFAULT_LISTENERS);
     let protocols = protocols(properties.get("listener.security.protocol.map").unwrap_or(DEFAULT_PROTOCOLS))?;
     let controllers = parse_list(properties.get("controller.listener.names").unwrap_or_default());
@@ -26,24 +49,33 @@ pub(super) fn listeners(properties: &Properties, insecure: bool) -> Result<Vec<L
         Some(text) => endpoints("advertised.listeners", text)?,
         None => Vec::new(),
     };
-    let mut found: Vec<Listener> = Vec::new();
+    let (mut found, mut peers): (Vec<Listener>, Vec<PeerEndpoint>) = (Vec::new(), Vec::new());
     for endpoint in endpoints("listeners", text)? {
-        if controllers.iter().any(|name| name.eq_ignore_ascii_case(&endpoint.name)) {
-            continue;
-        }
         check_protocol(&endpoint.name, &protocols)?;
         check_reach(&endpoint, insecure)?;
         let told = advertised.iter().find(|told| told.name == endpoint.name);
-        found.push(listener(&endpoint, told)?);
+        let listener = listener(&endpoint, told)?;
+        if controllers.iter().any(|name| name.eq_ignore_ascii_case(&endpoint.name)) {
+            let Listener { host, port, advertised_host, advertised_port, .. } = listener;
+            let told = format!("{advertised_host}:{advertised_port}");
+            peers.push(PeerEndpoint { told, ..PeerEndpoint::new(host, port, advertised_host) });
+        } else {
+            found.push(listener);
+        }
     }
-    if found.is_empty() {
+    let is_broker = properties.get("process.roles").is_none_or(|roles| parse_list(roles).contains(&"broker"));
+    if found.is_empty() && is_broker {
         return Err(ConfigError::new("listeners", "names no listener for clients"));
     }
-    if let Some(stray) = advertised.iter().find(|told| !found.iter().any(|listener| listener.name == told.name)) {
+    let bound = |told: &Endpoint<'_>| {
+        found.iter().any(|listener| listener.name == told.name)
+            || controllers.iter().any(|name| name.eq_ignore_ascii_case(&told.name))
+    };
+    if let Some(stray) = advertised.iter().find(|told| !bound(told)) {
         let problem = format!("listener {} is advertised but not among listeners", stray.name);
         return Err(ConfigError::new("advertised.listeners", problem));
     }
-    Ok(found)
+    Ok((found, peers))
 }
 
 fn listener(endpoint: &Endpoint<'_>, told: Option<&Endpoint<'_>>) -> Result<Listener, ConfigError> {
@@ -159,7 +191,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, insecure: bool) -> Result<Vec<Listener>, ConfigError> {
-        listeners(&Properties::parse(text).expect("properties"), insecure)
+        listeners(&Properties::parse(text).expect("properties"), insecure).map(|(clients, _)| clients)
     }
 
     #[test]

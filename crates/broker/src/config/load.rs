@@ -1,12 +1,14 @@
 //! From properties to a checked [`BrokerConfig`], with what the operator should be told.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::NodeId;
 
 use super::honoured::{HONOURED, OTTLA_KEYS, WARNED};
 use super::layers::check_as_topic_default;
 use super::listeners::listeners;
+use super::quorum::quorum;
 use super::registry::{ConfigKey, broker_key, parse_list};
 use super::{BrokerConfig, ConfigError, Properties};
 
@@ -51,11 +53,16 @@ impl BrokerConfig {
         let data_dir = data_dir(&properties)?;
         let object_store_url = url(&properties, "ottla.object.store.url", &data_dir, "store", STORE_SCHEMES)?;
         let wal_url = url(&properties, "ottla.wal.url", &data_dir, "wal", WAL_SCHEMES)?;
+        let node_id = NodeId(read.number("node.id")?);
+        let (listeners, controllers) = listeners(&properties, insecure)?;
+        let quorum = quorum(&read, node_id, &listeners, &controllers)?;
         let config = Self {
-            node_id: NodeId(read.number("node.id")?),
+            node_id,
             rack: properties.get("broker.rack").map(str::trim).filter(|rack| !rack.is_empty()).map(str::to_owned),
             data_dir,
-            listeners: listeners(&properties, insecure)?,
+            listeners,
+            quorum,
+            wal_class: wal_class(&properties, &wal_url)?,
             admin_address: admin_address(&properties)?,
             object_store_url,
             wal_url,
@@ -161,12 +168,18 @@ fn complete(properties: &mut Properties) -> Result<(), ConfigError> {
     if given(properties, "process.roles").is_none_or(|roles| roles.is_empty()) {
         properties.set("process.roles", "broker,controller");
     }
-    let roles = given(properties, "process.roles").unwrap_or_default();
-    if !parse_list(&roles).contains(&"broker") {
-        let problem = "must contain broker: controllers of their own come in a later version";
-        return Err(ConfigError::new("process.roles", problem));
-    }
     Ok(())
+}
+
+/// A directory is private unless the operator says that other nodes can open it; a block device can be attached elsewhere.
+fn wal_class(properties: &Properties, wal_url: &str) -> Result<wal::WalClass, ConfigError> {
+    match properties.get("ottla.wal.class").map(str::trim) {
+        Some("shared") => Ok(wal::WalClass::Shared),
+        Some("private") => Ok(wal::WalClass::Private),
+        None | Some("") if wal_url.starts_with("block:") => Ok(wal::WalClass::Shared),
+        None | Some("") => Ok(wal::WalClass::Private),
+        Some(other) => Err(ConfigError::new("ottla.wal.class", format!("'{other}' is neither shared nor private"))),
+    }
 }
 
 fn data_dir(properties: &Properties) -> Result<PathBuf, ConfigError> {
@@ -248,8 +261,8 @@ impl Memory {
 }
 
 /// Typed access; every key it is asked for is in one of the tables, and its value has been checked.
-struct Reader<'a> {
-    properties: &'a Properties,
+pub(super) struct Reader<'a> {
+    pub(super) properties: &'a Properties,
 }
 
 impl Reader<'_> {
@@ -264,9 +277,16 @@ impl Reader<'_> {
         number.ok_or_else(|| ConfigError::new(name, format!("'{text}' is out of range")))
     }
 
-    fn positive<T: TryFrom<i64> + PartialOrd + Default>(&self, name: &'static str) -> Result<T, ConfigError> {
+    pub(super) fn positive<T: TryFrom<i64> + PartialOrd + Default>(
+        &self,
+        name: &'static str,
+    ) -> Result<T, ConfigError> {
         let number = self.number::<T>(name)?;
         if number > T::default() { Ok(number) } else { Err(ConfigError::new(name, "must be larger than 0")) }
+    }
+
+    pub(super) fn duration(&self, name: &'static str) -> Result<Duration, ConfigError> {
+        self.positive::<u32>(name).map(|ms| Duration::from_millis(ms.into()))
     }
 
     /// Milliseconds, where any negative number means without end.

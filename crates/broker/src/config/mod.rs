@@ -7,6 +7,7 @@ mod layers;
 mod listeners;
 mod load;
 mod properties;
+mod quorum;
 pub mod registry;
 mod topic;
 
@@ -16,8 +17,10 @@ use common::NodeId;
 
 pub use describe::{Described, describe};
 pub use layers::{Layers, Source, Synonym};
+pub use listeners::PeerEndpoint;
 pub use load::Notices;
 pub use properties::{Properties, PropertiesError};
+pub use quorum::QuorumConfig;
 pub use topic::{check_topic_configs, is_internal_topic};
 
 /// A property that cannot be accepted. Its text is what an operator reads, so it says which and why.
@@ -47,8 +50,12 @@ pub struct BrokerConfig {
     pub rack: Option<String>,
     /// `log.dirs` (the first one) or `--data-dir`: WAL, Raft log, and the default object store live below it.
     pub data_dir: PathBuf,
-    /// `listeners` of security protocol PLAINTEXT: name, host and port to bind.
+    /// `listeners` of security protocol PLAINTEXT: name, host and port to bind. None where this node is no broker.
     pub listeners: Vec<Listener>,
+    /// Roles, voters, peers.
+    pub quorum: QuorumConfig,
+    /// `ottla.wal.class`: what survives the loss of this node.
+    pub wal_class: wal::WalClass,
     /// Address of the admin HTTP port; `None` switches it off.
     pub admin_address: Option<String>,
     /// `ottla.object.store.url`; default `file://<data_dir>/store`.

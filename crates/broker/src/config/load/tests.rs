@@ -47,7 +47,7 @@ fn mistakes_name_the_key() {
         ("log.roll.ms=0", "log.roll.ms: not a valid segment.ms"),
         ("node.id=-1", "node.id"),
         ("node.id=1\nbroker.id=2", "broker.id: is 2, but node.id is 1"),
-        ("process.roles=controller", "process.roles"),
+        ("ottla.wal.class=both", "neither shared nor private"),
         ("log.dirs=", "log.dirs: names no directory"),
         ("ottla.object.store.url=ftp://x", "none of the schemes file://, s3://, memory://"),
         ("ottla.object.store.url=/x", "none of the schemes"),
