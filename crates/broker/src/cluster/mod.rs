@@ -1,3 +1,14 @@
 //! What makes brokers a cluster: peers, leases, the active controller's care for lost nodes, adoption.
 
+pub(crate) mod agent;
+pub mod controller;
+mod fail_over;
+pub mod lease;
+pub mod member;
 pub mod peer;
+pub mod sealer;
+mod service;
+mod sessions;
+
+pub use lease::Lease;
+pub use member::Member;

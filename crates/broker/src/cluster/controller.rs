@@ -1,0 +1,205 @@
+//! The active controller: grants leases, and ends the lives of brokers that are lost. Every voter runs one; it is active while
+//! the node leads metadata, and knows nothing that its successor could not find out again.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::supervisor::StopSignal;
+use common::{Clock, LogIndex, NodeEpoch, NodeId};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use metadata::{MetadataClient, Node};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::fail_over::{Ended, FailOvers};
+use super::peer::Peers;
+use super::peer::messages::{HeartbeatAnswer, HeartbeatRequest, Verdict};
+use super::sessions::{Sessions, Suspicion};
+use crate::config::BrokerConfig;
+
+/// How often sessions are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// See the module.
+pub struct Controller {
+    raft: Arc<Node>,
+    metadata: MetadataClient,
+    clock: Arc<dyn Clock>,
+    lease: Duration,
+    patience: Duration,
+    /// `None` while this node does not lead.
+    sessions: Mutex<Option<Sessions>>,
+    confirmations: Confirmations,
+    fail_overs: FailOvers,
+    /// Somebody is suspected.
+    look: Notify,
+}
+
+impl Controller {
+    /// An inactive one.
+    pub(super) fn new(
+        config: &BrokerConfig,
+        raft: &Arc<Node>,
+        metadata: &MetadataClient,
+        peers: &Peers,
+        clock: &Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            raft: Arc::clone(raft),
+            metadata: metadata.clone(),
+            clock: Arc::clone(clock),
+            lease: config.quorum.session_timeout,
+            patience: config.quorum.suspicion,
+            sessions: Mutex::new(None),
+            confirmations: Confirmations::default(),
+            fail_overs: FailOvers::new(metadata.clone(), peers.clone()),
+            look: Notify::new(),
+        })
+    }
+
+    /// Whether this node is the active controller.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.sessions.lock().is_some()
+    }
+
+    /// Brokers with a lease, where this node is the active controller.
+    #[must_use]
+    pub fn leases(&self) -> Option<usize> {
+        self.sessions.lock().as_ref().map(|sessions| sessions.leased(self.clock.boot()))
+    }
+
+    /// Fail-overs: under way now, and done by this process.
+    #[must_use]
+    pub fn fail_overs(&self) -> (usize, u64) {
+        self.fail_overs.counts()
+    }
+
+    /// Judges a heartbeat. The lease that is granted counts from before this was asked, and the quorum's confirmation from
+    /// after: whoever leads next does so later than the lease began.
+    pub(super) async fn heartbeat(&self, request: HeartbeatRequest) -> HeartbeatAnswer {
+        let answer = |verdict: Verdict| HeartbeatAnswer {
+            verdict: verdict as i32,
+            lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
+        };
+        if !self.is_active() {
+            return answer(Verdict::NotLeader);
+        }
+        let Some(committed) = self.confirmations.confirm(&self.raft).await else {
+            return answer(Verdict::NotLeader);
+        };
+        let mut applied = self.metadata.watch();
+        if applied.wait_for(|applied| *applied >= committed).await.is_err() {
+            return answer(Verdict::NotLeader);
+        }
+        let (node, epoch) = (NodeId(request.node), NodeEpoch(request.node_epoch));
+        let image = self.metadata.image();
+        if !image.nodes.get(&node).is_some_and(|known| known.epoch == epoch && !known.fenced) {
+            return answer(Verdict::Fenced);
+        }
+        match self.sessions.lock().as_mut().map(|sessions| sessions.heartbeat(node, epoch, self.clock.boot())) {
+            None => answer(Verdict::NotLeader),
+            Some(false) => answer(Verdict::Suspected),
+            Some(true) => answer(Verdict::Granted),
+        }
+    }
+
+    /// A connection of `node` ended.
+    pub(super) fn suspect(&self, node: NodeId) {
+        if let Some(sessions) = self.sessions.lock().as_mut() {
+            sessions.suspect(node);
+            self.look.notify_one();
+        }
+    }
+
+    /// Looks after the brokers while this node leads.
+    pub(super) async fn run(self: Arc<Self>, mut stop: StopSignal) -> Result<(), Infallible> {
+        tokio::select! {
+            () = stop.stopped() => Ok(()),
+            never = self.run_forever() => match never {},
+        }
+    }
+
+    async fn run_forever(&self) -> Infallible {
+        let mut leader = self.raft.leader();
+        loop {
+            if self.raft.is_leader() {
+                self.lead().await;
+            }
+            *self.sessions.lock() = None;
+            leader = self.raft.leader_changed(leader.as_ref()).await;
+        }
+    }
+
+    /// Returns when this node does not lead any more.
+    async fn lead(&self) {
+        let Some(committed) = self.confirmations.confirm(&self.raft).await else { return };
+        let mut applied = self.metadata.watch();
+        if applied.wait_for(|applied| *applied >= committed).await.is_err() {
+            return;
+        }
+        *self.sessions.lock() = Some(Sessions::new(self.lease, self.patience));
+        tracing::info!(committed = committed.0, "this node is the active controller");
+        let mut busy: HashMap<NodeId, NodeEpoch> = HashMap::new();
+        let mut under_way = FuturesUnordered::new();
+        while self.raft.is_leader() {
+            for (node, epoch, suspicion) in self.due() {
+                if busy.insert(node, epoch).is_none() {
+                    under_way.push(self.look_after(node, epoch, suspicion));
+                }
+            }
+            tokio::select! {
+                Some(node) = under_way.next() => drop(busy.remove(&node)),
+                () = self.look.notified() => {}
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+        }
+        tracing::info!("this node is not the active controller any more");
+    }
+
+    fn due(&self) -> Vec<(NodeId, NodeEpoch, Suspicion)> {
+        let image = self.metadata.image();
+        let live = image.nodes.values().filter(|node| !node.fenced).map(|node| (node.id, node.epoch));
+        let now = self.clock.boot();
+        let mut sessions = self.sessions.lock();
+        let Some(sessions) = sessions.as_mut() else { return Vec::new() };
+        sessions.sync(live, now);
+        sessions.due(now)
+    }
+
+    async fn look_after(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) -> NodeId {
+        match self.fail_overs.end(node, epoch, suspicion).await {
+            Ended::Yes => tracing::info!(%node, %epoch, "the node's life was ended, its partitions have new leaders"),
+            // Asked again while it is silent, at the pace of the looks.
+            Ended::NotNow => tokio::time::sleep(LOOK_INTERVAL).await,
+        }
+        node
+    }
+}
+
+/// One confirmation by the quorum serves all who asked before it began.
+#[derive(Default)]
+struct Confirmations {
+    begun: AtomicU64,
+    /// Number of the last round that succeeded, and what it confirmed.
+    last: tokio::sync::Mutex<(u64, LogIndex)>,
+}
+
+impl Confirmations {
+    /// The index up to which everything was committed at a moment after this call; `None` if this node does not lead.
+    async fn confirm(&self, raft: &Node) -> Option<LogIndex> {
+        let arrived = self.begun.load(Ordering::SeqCst);
+        let mut last = self.last.lock().await;
+        if last.0 > arrived {
+            return Some(last.1);
+        }
+        let round = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let committed = raft.confirm_leadership().await.ok()?;
+        *last = (round, committed);
+        Some(committed)
+    }
+}

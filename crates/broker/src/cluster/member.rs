@@ -1,0 +1,224 @@
+//! A node's part in the metadata quorum: its peer listener, Raft, the way into a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use common::supervisor::{StopSignal, Supervisor};
+use common::{Clock, NodeId, Random};
+use futures::FutureExt as _;
+use metadata::raft::{LeaderInfo, NoPeers, RaftTransport};
+use metadata::{MetadataClient, Node, NodeConfig};
+
+use super::controller::Controller;
+use super::peer::messages::{JoinAnswer, JoinRequest, Peer, decode, encode};
+use super::peer::{Identity, Kind, Lane, PeerListener, PeerService, Peers, serve};
+use super::service::Service;
+use crate::config::BrokerConfig;
+use crate::start::StartError;
+use crate::storage::raft_log::RaftLog;
+
+/// How long one question to a peer may take on the way into the cluster.
+const JOIN_DEADLINE: Duration = Duration::from_secs(3);
+/// Pause between rounds of questions.
+const JOIN_PAUSE: Duration = Duration::from_millis(200);
+/// A node of several waits so long for the others, telling so now and then.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Voters stand for election one after the other when the leader's connections break.
+const STAND_STEP: Duration = Duration::from_millis(150);
+
+/// See the module.
+pub struct Member {
+    /// This node.
+    pub node: NodeId,
+    /// Raft.
+    pub raft: Arc<Node>,
+    /// Image and commands.
+    pub metadata: MetadataClient,
+    /// The way to the other nodes.
+    pub peers: Peers,
+    /// What they are answered.
+    pub service: Arc<Service>,
+    /// The controller, which is active while this node leads.
+    pub controller: Arc<Controller>,
+    /// Who this node is to its peers.
+    pub identity: Identity,
+    /// Where peers reach it; empty if nowhere.
+    pub address: Arc<str>,
+}
+
+impl Member {
+    /// Starts Raft, joins the cluster if this node founds none, and returns when the image is current.
+    pub async fn start(
+        config: &BrokerConfig,
+        cluster_id: &str,
+        clock: &Arc<dyn Clock>,
+        random: &Arc<dyn Random>,
+        supervisor: &Supervisor,
+    ) -> Result<Self, StartError> {
+        let node = config.node_id;
+        let identity = Identity { node, cluster_id: Arc::new(ArcSwap::from_pointee(cluster_id.to_owned())) };
+        let service = Arc::new(Service::new(identity.clone()));
+        let answers: Arc<dyn PeerService> = Arc::clone(&service) as _;
+        let peers = Peers::new(identity.clone(), Arc::clone(&answers), Arc::clone(clock), Arc::clone(random));
+        let address = listen(config, &identity, answers, supervisor).await?;
+        let directory = config.data_dir.join("raft");
+        let metadata_error = |error: &dyn std::fmt::Display| StartError::Metadata(format!("metadata: {error}"));
+        let log = tokio::task::spawn_blocking(move || RaftLog::open(&directory))
+            .await
+            .map_err(|error| metadata_error(&error))?
+            .map_err(|error| metadata_error(&error))?;
+        let transport: Arc<dyn RaftTransport> = match config.quorum.peer {
+            Some(_) => Arc::new(peers.clone()),
+            None => Arc::new(NoPeers),
+        };
+        let announce = {
+            let service = Arc::clone(&service);
+            move |raft| service.raft_started(raft)
+        };
+        let started = Node::start_announced(raft_config(config), Arc::new(log), transport, Arc::clone(clock), announce);
+        let joining = join(config, &address, &peers, &identity);
+        let (raft, metadata) = tokio::select! {
+            started = started => started.map_err(|error| metadata_error(&error))?,
+            never = joining => match never {},
+        };
+        let controller = Controller::new(config, &raft, &metadata, &peers, clock);
+        service.joined(metadata.clone(), Arc::clone(&controller));
+        let stop = supervisor.stop_signal();
+        let losses = follow_losses(Arc::clone(&service), Arc::clone(&raft), Arc::clone(&controller), node, stop);
+        supervisor.spawn("lost peers", losses);
+        supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
+        Ok(Self { node, raft, metadata, peers, service, controller, identity, address })
+    }
+
+    /// Asks who leads, there, until it is done or refused.
+    pub async fn ask_leader(&self, kind: Kind, body: bytes::Bytes, deadline: Duration) -> Result<bytes::Bytes, String> {
+        let leader = self.raft.leader().ok_or("no controller is active")?;
+        if leader.node == self.node {
+            let asked = tokio::time::timeout(deadline, self.service.answer(self.node, kind, body)).await;
+            return asked.map_err(|_| "no answer in time".to_owned())?;
+        }
+        let asked = self.peers.call(&leader.address, Lane::Control, kind, body, deadline).await;
+        asked.map_err(|error| error.to_string())?
+    }
+}
+
+fn raft_config(config: &BrokerConfig) -> NodeConfig {
+    let voters = config.quorum.first_voters(config.node_id);
+    let alone = config.quorum.peer.is_none();
+    let single = NodeConfig::single(config.node_id);
+    NodeConfig {
+        voters,
+        election_timeout: config.quorum.election_timeout,
+        heartbeat: config.quorum.election_timeout / 5,
+        start_timeout: if alone { single.start_timeout } else { QUORUM_PATIENCE },
+        ..single
+    }
+}
+
+/// Binds the peer listener, if there is one, and serves it; returns its address.
+async fn listen(
+    config: &BrokerConfig,
+    identity: &Identity,
+    service: Arc<dyn PeerService>,
+    supervisor: &Supervisor,
+) -> Result<Arc<str>, StartError> {
+    let Some(peer) = &config.quorum.peer else { return Ok(Arc::default()) };
+    let bound = PeerListener::bind(&peer.host, peer.port, Some(&peer.told_host)).await;
+    let address = format!("{}:{}", peer.host, peer.port);
+    let listener = bound.map_err(|source| StartError::Listen { address, source })?;
+    let told = if peer.port == 0 { listener.address().to_owned() } else { peer.told.clone() };
+    supervisor.spawn("peer listener", serve(listener, identity.clone(), service, supervisor.stop_signal()));
+    Ok(told.into())
+}
+
+/// Asks until somebody follows this node up; then only waits. A founder is followed up by the membership it made.
+async fn join(
+    config: &BrokerConfig,
+    address: &Arc<str>,
+    peers: &Peers,
+    identity: &Identity,
+) -> std::convert::Infallible {
+    let contacts = config.quorum.contacts(config.node_id);
+    let founder = config.quorum.founds(config.node_id);
+    let body = encode(&JoinRequest { peer: Some(Peer { node: config.node_id.0, address: address.to_string() }) });
+    let mut told = tokio::time::interval(TELL_EVERY);
+    told.tick().await;
+    let mut joined = founder;
+    loop {
+        if !joined {
+            joined = ask_around(&contacts, &body, peers, identity).await;
+        }
+        if !config.quorum.contacts(config.node_id).is_empty() && told.tick().now_or_never().is_some() {
+            let asked: Vec<&str> = contacts.iter().map(AsRef::as_ref).collect();
+            tracing::info!(joined, contacts = asked.join(", "), "waiting for the metadata quorum");
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
+    }
+}
+
+async fn ask_around(contacts: &[Arc<str>], body: &bytes::Bytes, peers: &Peers, identity: &Identity) -> bool {
+    let mut queue: Vec<Arc<str>> = contacts.iter().rev().cloned().collect();
+    // A contact may name the leader, which is asked next; nobody is asked more than twice.
+    for _ in 0..2 * contacts.len() + 1 {
+        let Some(contact) = queue.pop() else { return false };
+        let asked = peers.call(&contact, Lane::Control, Kind::Join, body.clone(), JOIN_DEADLINE).await;
+        let answer = match asked {
+            Ok(Ok(answer)) => decode::<JoinAnswer>(answer),
+            Ok(Err(reason)) => Err(reason),
+            Err(error) => Err(error.to_string()),
+        };
+        match answer {
+            Ok(answer) => {
+                if !answer.cluster_id.is_empty() && identity.cluster_id.load().is_empty() {
+                    identity.cluster_id.store(Arc::new(answer.cluster_id));
+                }
+                if answer.joined {
+                    return true;
+                }
+                queue.extend(answer.leader.map(|leader| Arc::from(leader.address)));
+            }
+            Err(reason) => tracing::debug!(%contact, reason, "not joined there"),
+        }
+    }
+    false
+}
+
+/// Hastens what the loss of a peer calls for: an election, a look after a broker.
+async fn follow_losses(
+    service: Arc<Service>,
+    raft: Arc<Node>,
+    controller: Arc<Controller>,
+    node: NodeId,
+    mut stop: StopSignal,
+) -> Result<(), std::convert::Infallible> {
+    loop {
+        tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            () = service.loss.notified() => {}
+        }
+        for lost in service.take_lost() {
+            controller.suspect(lost);
+            if let Some(leader) = raft.leader().filter(|leader| leader.node == lost && lost != node) {
+                stand_in_turn(&raft, &leader, node).await;
+            }
+        }
+    }
+}
+
+/// Every voter gives the lost leader up; they stand for election one after the other, so that votes are not split.
+async fn stand_in_turn(raft: &Node, lost: &LeaderInfo, node: NodeId) {
+    let voters: Vec<NodeId> = raft.members().into_iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| id).collect();
+    let Some(rank) = voters.iter().filter(|voter| **voter != lost.node).position(|voter| *voter == node) else {
+        return;
+    };
+    if rank > 0 {
+        raft.leader_lost(lost.node, false).await;
+        let turn = STAND_STEP * u32::try_from(rank).unwrap_or(u32::MAX);
+        if tokio::time::timeout(turn, raft.leader_changed(Some(lost))).await.is_ok() {
+            return;
+        }
+    }
+    raft.leader_lost(lost.node, true).await;
+}

@@ -1,0 +1,152 @@
+//! What this node does with its peers' requests. It exists before Raft does, for Raft starts by talking.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{LogIndex, NodeId};
+use metadata::raft::QuorumError;
+use metadata::{MetadataClient, Node};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::controller::Controller;
+use super::peer::messages::{
+    AppliedRequest, HeartbeatRequest, JoinAnswer, JoinRequest, Peer, QuorumAnswer, QuorumChange, QuorumRequest,
+    SealRequest, decode, encode,
+};
+use super::peer::{Identity, Kind, PeerService};
+use super::sealer::Sealer;
+
+/// How long a peer that asks about an index of metadata is kept waiting.
+const APPLIED_WAIT: Duration = Duration::from_secs(5);
+
+/// Answers peers with whatever parts of this node have started.
+pub struct Service {
+    identity: Identity,
+    raft: OnceLock<Arc<Node>>,
+    metadata: OnceLock<MetadataClient>,
+    controller: OnceLock<Arc<Controller>>,
+    sealer: OnceLock<Arc<Sealer>>,
+    lost: Mutex<Vec<NodeId>>,
+    /// Somebody was lost.
+    pub(super) loss: Notify,
+}
+
+impl Service {
+    /// Nothing has started yet.
+    pub(super) fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            raft: OnceLock::new(),
+            metadata: OnceLock::new(),
+            controller: OnceLock::new(),
+            sealer: OnceLock::new(),
+            lost: Mutex::default(),
+            loss: Notify::new(),
+        }
+    }
+
+    pub(super) fn raft_started(&self, raft: Arc<Node>) {
+        // Set once: a node starts once.
+        let _ = self.raft.set(raft);
+    }
+
+    pub(super) fn joined(&self, metadata: MetadataClient, controller: Arc<Controller>) {
+        let _ = self.metadata.set(metadata);
+        let _ = self.controller.set(controller);
+    }
+
+    pub(super) fn broker_started(&self, sealer: Arc<Sealer>) {
+        let _ = self.sealer.set(sealer);
+    }
+
+    /// Nodes whose connections ended since the last call.
+    pub(super) fn take_lost(&self) -> Vec<NodeId> {
+        std::mem::take(&mut *self.lost.lock())
+    }
+
+    fn raft(&self) -> Result<&Arc<Node>, String> {
+        self.raft.get().ok_or_else(|| "metadata has not started here yet".to_owned())
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<JoinAnswer, String> {
+        let raft = self.raft()?;
+        let peer = request.peer.ok_or("nobody wants to join")?;
+        let address: Arc<str> = peer.address.into();
+        let cluster_id = self.identity.cluster_id.load().as_ref().clone();
+        let (joined, leader) = match raft.follow_up(NodeId(peer.node), &address).await {
+            Ok(()) => (true, None),
+            Err(QuorumError::NotLeader(leader)) => (false, leader.or_else(|| raft.leader())),
+            Err(error) => return Err(error.to_string()),
+        };
+        let leader = leader.map(|leader| Peer { node: leader.node.0, address: leader.address.to_string() });
+        Ok(JoinAnswer { joined, leader, cluster_id })
+    }
+
+    /// Changes who takes part in Raft, if this node leads.
+    pub(super) async fn change_quorum(&self, request: QuorumRequest) -> Result<QuorumAnswer, String> {
+        let raft = self.raft()?;
+        let node = NodeId(request.node);
+        let changed = match request.change() {
+            QuorumChange::AddVoter => raft.add_voter(node).await,
+            QuorumChange::RemoveVoter => raft.remove_voter(node).await,
+            QuorumChange::Forget => raft.forget(node).await,
+            QuorumChange::None => return Err("no change of the quorum was asked for".to_owned()),
+        };
+        Ok(match changed {
+            Ok(()) => QuorumAnswer { done: true, leader: None, reason: String::new() },
+            Err(QuorumError::NotLeader(leader)) => {
+                let leader = leader.or_else(|| raft.leader());
+                let leader = leader.map(|leader| Peer { node: leader.node.0, address: leader.address.to_string() });
+                QuorumAnswer { done: false, leader, reason: "this node does not lead".to_owned() }
+            }
+            Err(error) => QuorumAnswer { done: false, leader: None, reason: error.to_string() },
+        })
+    }
+
+    async fn applied(&self, index: LogIndex) -> Result<(), String> {
+        let metadata = self.metadata.get().ok_or("this node has not joined yet")?;
+        let mut applied = metadata.watch();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        match tokio::time::timeout(APPLIED_WAIT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!("metadata is not applied up to {index} here")),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl PeerService for Service {
+    async fn answer(&self, _from: NodeId, kind: Kind, body: Bytes) -> Result<Bytes, String> {
+        match kind {
+            Kind::Raft => Ok(self.raft()?.handle(body).await),
+            Kind::Join => Ok(encode(&self.join(decode::<JoinRequest>(body)?).await?)),
+            Kind::Heartbeat => {
+                let controller = self.controller.get().ok_or("this node has not joined yet")?;
+                Ok(encode(&controller.heartbeat(decode::<HeartbeatRequest>(body)?).await))
+            }
+            Kind::Seal => {
+                let request: SealRequest = decode(body)?;
+                self.applied(LogIndex(request.applied)).await?;
+                let sealer = self.sealer.get().ok_or("this node is no broker, or has not started")?;
+                Ok(encode(&sealer.seal(request).await))
+            }
+            Kind::Applied => {
+                self.applied(LogIndex(decode::<AppliedRequest>(body)?.index)).await?;
+                Ok(Bytes::new())
+            }
+            Kind::Quorum => Ok(encode(&self.change_quorum(decode::<QuorumRequest>(body)?).await?)),
+            Kind::HandOver | Kind::Drain => Err("this version moves no partitions".to_owned()),
+        }
+    }
+
+    fn lost(&self, node: NodeId) {
+        let mut lost = self.lost.lock();
+        if !lost.contains(&node) {
+            lost.push(node);
+        }
+        drop(lost);
+        self.loss.notify_one();
+    }
+}
