@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use s3stream::StreamStore;
 use wal::WriteAheadLog;
 
+use crate::cluster::{Lease, Member};
 use crate::config::BrokerConfig;
 use crate::coordinator::GroupCoordinator;
 use crate::fetch::session::FetchSessions;
@@ -50,6 +51,10 @@ pub struct Broker {
     pub metrics: Metrics,
     /// The log's filter, where there is one that can change; set by whoever started the broker.
     pub log_filter: OnceLock<Arc<dyn LogFilter>>,
+    /// This node's part in the metadata quorum, and the way to its peers.
+    pub member: Arc<Member>,
+    /// Until when this broker may serve.
+    pub lease: Arc<Lease>,
     /// Background tasks.
     pub supervisor: Supervisor,
 }

@@ -18,4 +18,4 @@ pub mod storage;
 pub mod topics;
 
 pub use broker::Broker;
-pub use start::{RunningBroker, StartError, StopReport, start};
+pub use start::{Ending, RunningBroker, RunningController, StartError, StopReport, start, start_controller};

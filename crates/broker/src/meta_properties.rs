@@ -38,8 +38,8 @@ pub enum MetaError {
     },
 }
 
-/// Reads the directory's identity, or gives it one: `cluster_id` where the operator chose it, else a random one.
-pub(crate) fn load_or_create(dir: &Path, node_id: NodeId, random: &dyn Random) -> Result<MetaProperties, MetaError> {
+/// Reads the directory's identity; `None` where it has none yet.
+pub(crate) fn load(dir: &Path, node_id: NodeId) -> Result<Option<MetaProperties>, MetaError> {
     let path = dir.join("meta.properties");
     let io_error = |source| MetaError::Io { path: path.clone(), source };
     fs::create_dir_all(dir).map_err(|source| MetaError::Io { path: dir.to_owned(), source })?;
@@ -53,18 +53,20 @@ pub(crate) fn load_or_create(dir: &Path, node_id: NodeId, random: &dyn Random) -
                 );
                 return Err(MetaError::Unusable { path, reason });
             }
-            Ok(found)
+            Ok(Some(found))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let created = MetaProperties { cluster_id: new_cluster_id(random), node_id };
-            write_atomically(dir, &path, &created).map_err(io_error)?;
-            Ok(created)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error(error)),
     }
 }
 
-fn new_cluster_id(random: &dyn Random) -> String {
+/// Gives the directory its identity, once.
+pub(crate) fn create(dir: &Path, meta: &MetaProperties) -> Result<(), MetaError> {
+    let path = dir.join("meta.properties");
+    write_atomically(dir, &path, meta).map_err(|source| MetaError::Io { path: path.clone(), source })
+}
+
+pub(crate) fn new_cluster_id(random: &dyn Random) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random.uuid().as_bytes())
 }
 
@@ -100,18 +102,20 @@ mod tests {
     #[test]
     fn an_identity_is_made_once_and_kept() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let random = SeededRandom::new(1);
-        let first = load_or_create(dir.path(), NodeId(3), &random).expect("created");
-        assert_eq!(first.cluster_id.len(), 22);
-        assert_eq!(load_or_create(dir.path(), NodeId(3), &random).expect("read"), first);
+        assert_eq!(load(dir.path(), NodeId(3)).expect("readable"), None);
+        let cluster_id = new_cluster_id(&SeededRandom::new(1));
+        assert_eq!(cluster_id.len(), 22);
+        let first = MetaProperties { cluster_id, node_id: NodeId(3) };
+        create(dir.path(), &first).expect("created");
+        assert_eq!(load(dir.path(), NodeId(3)).expect("read"), Some(first));
     }
 
     #[test]
     fn another_nodes_directory_is_refused_with_advice() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let random = SeededRandom::new(1);
-        load_or_create(dir.path(), NodeId(3), &random).expect("created");
-        let refused = load_or_create(dir.path(), NodeId(4), &random).expect_err("foreign").to_string();
+        let meta = MetaProperties { cluster_id: "c".into(), node_id: NodeId(3) };
+        create(dir.path(), &meta).expect("created");
+        let refused = load(dir.path(), NodeId(4)).expect_err("foreign").to_string();
         assert!(refused.contains("node.id=3"), "{refused}");
     }
 

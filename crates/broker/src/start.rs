@@ -18,25 +18,24 @@ use std::time::Duration;
 use common::budget::ByteBudget;
 use common::supervisor::Supervisor;
 use common::{Clock, NodeEpoch, Random, SystemClock, SystemRandom};
-use metadata::command::{Command, Outcome, Refusal, Registration};
-use metadata::image::Endpoint;
-use metadata::raft::NoPeers;
-use metadata::{MetadataClient, Node, NodeConfig, WalClass, WalDescriptor};
+use metadata::MetadataClient;
+use metadata::command::{Command, Outcome};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use s3stream::{ObjectManager, StreamManager, StreamStore};
-use wal::{WalConfig, WalLocation};
+use tokio::sync::watch;
 
 use crate::Broker;
+use crate::cluster::agent::Agent;
+use crate::cluster::{Lease, Member, registration};
 use crate::config::{BrokerConfig, Listener, TopicConfig};
 use crate::coordinator::{GroupCoordinator, GroupCoordinatorParts};
 use crate::fetch::session::FetchSessions;
-use crate::meta_properties::{self, MetaError};
+use crate::meta_properties::{self, MetaError, MetaProperties};
 use crate::metrics::Metrics;
 use crate::network::{BoundListener, Limits, RequestMemory};
 use crate::partition::{Partitions, PartitionsParts};
 use crate::storage::ports::MetadataPorts;
-use crate::storage::raft_log::RaftLog;
 
 /// How long a graceful stop waits for the object store before it leaves the rest in the WAL.
 pub const UPLOAD_GRACE: Duration = Duration::from_secs(20);
@@ -48,12 +47,25 @@ const OPEN_GRACE: Duration = Duration::from_secs(2);
 /// How long a graceful stop waits for background tasks.
 const TASK_GRACE: Duration = Duration::from_secs(3);
 
+/// How often a starting broker looks whether it has a lease, at first and later.
+const LEASE_LOOK: Duration = Duration::from_millis(1);
+const LEASE_LOOK_MAX: Duration = Duration::from_millis(20);
+
 /// A broker that is up.
 pub struct RunningBroker {
     broker: Arc<Broker>,
-    raft: Arc<Node>,
+    fenced: watch::Receiver<bool>,
     listeners: Vec<Listener>,
     network: Supervisor,
+}
+
+/// Why a broker does not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The cluster took it for lost and gave its partitions to others: it must start a new life.
+    Fenced,
+    /// The process must exit, for this reason.
+    Failed(String),
 }
 
 /// What a graceful stop left behind.
@@ -106,7 +118,8 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
         bound.push(socket.map_err(|source| StartError::Listen { address, source })?);
     }
     let supervisor = Supervisor::default();
-    let (broker, raft) = compose(config, &bound, &supervisor).await?;
+    let Composed { broker, fenced } = compose(config, &bound, &supervisor).await?;
+    wait_for_lease(&broker).await;
     if tokio::time::timeout(OPEN_GRACE, broker.partitions.wait_started()).await.is_err() {
         tracing::warn!(
             "partitions are still being opened: is the object store slow? Clients are told to retry meanwhile"
@@ -117,23 +130,107 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
     for socket in bound {
         network.spawn("listener", socket.serve(Arc::clone(&broker), network.stop_signal()));
     }
-    Ok(RunningBroker { broker, raft, listeners, network })
+    Ok(RunningBroker { broker, fenced, listeners, network })
+}
+
+/// A controller that is up, without a broker.
+pub struct RunningController {
+    member: Member,
+    supervisor: Supervisor,
+}
+
+/// Starts a controller with the system's clock and randomness. Returns when the quorum works.
+pub async fn start_controller(config: BrokerConfig) -> Result<RunningController, StartError> {
+    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    let supervisor = Supervisor::default();
+    let member = join(&config, &clock, &random, &supervisor).await?;
+    Ok(RunningController { member, supervisor })
+}
+
+impl RunningController {
+    /// Where peers reach it.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.member.address
+    }
+
+    /// Completes with a reason when it cannot go on.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            reason = self.supervisor.failed() => reason,
+            reason = self.member.raft.failed() => format!("metadata failed: {reason}"),
+        }
+    }
+
+    /// Stops it. The quorum elects another.
+    pub async fn stop(self) {
+        self.supervisor.stop(TASK_GRACE).await;
+        self.member.raft.stop().await;
+    }
+}
+
+/// Returns with the first lease; until then nothing could be answered.
+async fn wait_for_lease(broker: &Broker) {
+    let mut pause = LEASE_LOOK;
+    while !broker.lease.is_valid() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LEASE_LOOK_MAX);
+    }
+}
+
+/// What a start makes, before it serves clients.
+struct Composed {
+    broker: Arc<Broker>,
+    fenced: watch::Receiver<bool>,
+}
+
+/// Starts metadata, identifies the data directory, and settles which cluster this is.
+async fn join(
+    config: &BrokerConfig,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+    supervisor: &Supervisor,
+) -> Result<Member, StartError> {
+    let meta = meta_properties::load(&config.data_dir, config.node_id)?;
+    let known = meta.as_ref().map_or("", |meta| meta.cluster_id.as_str());
+    let member = Member::start(config, known, clock, random, supervisor).await?;
+    let own = if known.is_empty() { meta_properties::new_cluster_id(&**random) } else { known.to_owned() };
+    let cluster_id = registration::cluster_id(&member.metadata, &own).await?;
+    if !known.is_empty() && known != cluster_id {
+        let message = format!("meta.properties names cluster {known}, the metadata log beside it cluster {cluster_id}");
+        return Err(StartError::Metadata(message));
+    }
+    if meta.is_none() {
+        let meta = MetaProperties { cluster_id: cluster_id.clone(), node_id: config.node_id };
+        meta_properties::create(&config.data_dir, &meta)?;
+    }
+    member.identity.cluster_id.store(Arc::new(cluster_id));
+    Ok(member)
 }
 
 async fn compose(
     config: BrokerConfig,
     bound: &[BoundListener],
     supervisor: &Supervisor,
-) -> Result<(Arc<Broker>, Arc<Node>), StartError> {
+) -> Result<Composed, StartError> {
     let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
-    let meta = meta_properties::load_or_create(&config.data_dir, config.node_id, &*random)?;
-    let opening = wal_config(&config, &meta.cluster_id)?;
-    let opened = tokio::task::spawn_blocking(move || wal::open(&opening));
-    let (raft, metadata) = start_raft(&config, &clock, &meta.cluster_id).await?;
-    let opened = opened.await.map_err(|error| StartError::Metadata(error.to_string()))??;
-    let node_epoch = register(&metadata, &config, bound, opened.uuid, &*random).await?;
+    let member = Arc::new(join(&config, &clock, &random, supervisor).await?);
+    let metadata = member.metadata.clone();
+    let cluster_id = member.identity.cluster_id.load().as_ref().clone();
+    let lease = Arc::new(Lease::none(Arc::clone(&clock)));
+    let (opened, node_epoch) = registration::register(&config, &member, &lease, bound, &*random).await?;
     opened.wal.set_node_epoch(node_epoch);
-    let objects = claimed_store(&config, &metadata, &meta.cluster_id).await?;
+    let (fencing, fenced) = watch::channel(false);
+    let agent = Agent {
+        member: Arc::clone(&member),
+        node_epoch,
+        lease: Arc::clone(&lease),
+        clock: Arc::clone(&clock),
+        interval: config.quorum.heartbeat_interval,
+        fenced: Arc::new(fencing),
+    };
+    supervisor.spawn("lease", agent.run(supervisor.stop_signal()));
+    let objects = claimed_store(&config, &metadata, &cluster_id).await?;
     let config = Arc::new(config);
     let ports = Arc::new(MetadataPorts::new(metadata.clone(), config.node_id, node_epoch, Arc::clone(&clock)));
     let parts = s3stream::Parts {
@@ -186,25 +283,11 @@ async fn compose(
         wal: opened.wal,
         streams,
         partitions,
+        member,
+        lease,
         supervisor: supervisor.clone(),
     });
-    Ok((broker, raft))
-}
-
-fn wal_config(config: &BrokerConfig, cluster_id: &str) -> Result<WalConfig, StartError> {
-    let location = match config.wal_url.split_once("://") {
-        Some(("file", path)) => WalLocation::Directory(path.into()),
-        Some(("block", path)) => WalLocation::Block(path.into()),
-        _ => {
-            let message = format!("ottla.wal.url={}: use file:///directory or block:///dev/device", config.wal_url);
-            return Err(StartError::Config(message));
-        }
-    };
-    let mut wal = WalConfig::new(location, config.node_id, cluster_id);
-    wal.capacity_bytes = config.wal_capacity_bytes;
-    // Blocks being filled and flushed need memory beside those that the cache keeps.
-    wal.memory_bytes = config.log_cache_bytes + config.log_cache_bytes / 4;
-    Ok(wal)
+    Ok(Composed { broker, fenced })
 }
 
 fn stream_settings(config: &BrokerConfig, node_epoch: NodeEpoch) -> s3stream::Settings {
@@ -217,74 +300,6 @@ fn stream_settings(config: &BrokerConfig, node_epoch: NodeEpoch) -> s3stream::Se
         log_cache_bytes: config.log_cache_bytes,
         block_cache_bytes: config.block_cache_bytes,
         tail_index_bytes: config.tail_index_bytes,
-    }
-}
-
-async fn start_raft(
-    config: &BrokerConfig,
-    clock: &Arc<dyn Clock>,
-    cluster_id: &str,
-) -> Result<(Arc<Node>, MetadataClient), StartError> {
-    let metadata_error = |error: &dyn std::fmt::Display| StartError::Metadata(format!("metadata: {error}"));
-    let directory = config.data_dir.join("raft");
-    let log = tokio::task::spawn_blocking(move || RaftLog::open(&directory))
-        .await
-        .map_err(|error| metadata_error(&error))?
-        .map_err(|error| metadata_error(&error))?;
-    let node = NodeConfig::single(config.node_id);
-    let started = Node::start(node, Arc::new(log), Arc::new(NoPeers), Arc::clone(clock)).await;
-    let (node, metadata) = started.map_err(|error| metadata_error(&error))?;
-    bootstrap(&metadata, cluster_id).await?;
-    Ok((node, metadata))
-}
-
-/// Fixes the cluster's id with the first command of its life.
-async fn bootstrap(metadata: &MetadataClient, cluster_id: &str) -> Result<(), StartError> {
-    let known = Arc::clone(&metadata.image().cluster_id);
-    if known.is_empty() {
-        submit(metadata, Command::Bootstrap { cluster_id: cluster_id.into() }).await?;
-    } else if &*known != cluster_id {
-        let message = format!("meta.properties names cluster {cluster_id}, the metadata log beside it cluster {known}");
-        return Err(StartError::Metadata(message));
-    }
-    Ok(())
-}
-
-async fn register(
-    metadata: &MetadataClient,
-    config: &BrokerConfig,
-    bound: &[BoundListener],
-    wal: uuid::Uuid,
-    random: &dyn Random,
-) -> Result<NodeEpoch, StartError> {
-    let endpoints = bound.iter().map(|socket| Endpoint {
-        listener: socket.config.name.clone(),
-        protocol: "PLAINTEXT".into(),
-        host: socket.config.advertised_host.clone(),
-        port: socket.config.advertised_port,
-    });
-    let wal = WalDescriptor { uuid: wal, class: WalClass::Private, location: config.wal_url.as_str().into() };
-    let command = Command::RegisterNode(Registration {
-        endpoints: endpoints.collect(),
-        rack: config.rack.as_deref().map(Into::into),
-        wal: Some(wal),
-        ..Registration::new(config.node_id, random.uuid())
-    });
-    match submit(metadata, command).await? {
-        Outcome::Registered { epoch } => Ok(epoch),
-        other => Err(StartError::Metadata(format!("registration answered {other:?}"))),
-    }
-}
-
-async fn submit(metadata: &MetadataClient, command: Command) -> Result<Outcome, StartError> {
-    match metadata.submit(command).await {
-        Ok(Outcome::Refused(Refusal::WalMissing(uuid))) => Err(StartError::Metadata(format!(
-            "the write-ahead log {uuid} of this node may hold acknowledged records that were not uploaded, and it is not \
-             at ottla.wal.url: put it back (a clean stop uploads everything and lets it go)"
-        ))),
-        Ok(Outcome::Refused(refusal)) => Err(StartError::Metadata(refusal.to_string())),
-        Ok(outcome) => Ok(outcome),
-        Err(error) => Err(StartError::Metadata(error.to_string())),
     }
 }
 
@@ -301,7 +316,7 @@ async fn claimed_store(
     let claimed = Arc::clone(&metadata.image().store);
     if claimed.is_empty() {
         common::store::claim(&*store, cluster_id).await.map_err(|error| store_error(error.to_string()))?;
-        submit(metadata, Command::ClaimStore { store: identity.as_str().into() }).await?;
+        registration::submit(metadata, Command::ClaimStore { store: identity.as_str().into() }).await?;
     } else if *claimed != *identity {
         let reason = format!("this cluster keeps its data in {claimed}: set ottla.object.store.url to it");
         return Err(store_error(reason));
@@ -333,21 +348,48 @@ impl RunningBroker {
         &self.broker.config.data_dir
     }
 
-    /// Completes with a reason when the broker cannot go on and the process must exit: a background task failed, or
-    /// the WAL or metadata did. Nothing is acknowledged any more by then.
-    pub async fn failed(&self) -> String {
+    /// Completes when the broker cannot go on: this life was ended by others, or a background task, the WAL or metadata
+    /// failed. Nothing is acknowledged any more by then.
+    pub async fn ended(&self) -> Ending {
         let durable = self.broker.wal.durable();
         let wal_failed = async {
             // The position is never reached: this completes only by failure.
             let _ = durable.wait(common::Lsn(u64::MAX)).await;
-            "the write-ahead log failed: see the I/O error above; the log is recovered at the next start".to_owned()
+            match durable.sealed_by() {
+                Some(_) => Ending::Fenced,
+                None => Ending::Failed(
+                    "the write-ahead log failed: see the I/O error above; the log is recovered at the next start"
+                        .into(),
+                ),
+            }
+        };
+        let mut fenced = self.fenced.clone();
+        let fenced = async {
+            match fenced.wait_for(|fenced| *fenced).await {
+                Ok(_) => Ending::Fenced,
+                // The agent ended with the supervisor, which tells by itself.
+                Err(_) => std::future::pending().await,
+            }
         };
         tokio::select! {
-            reason = self.broker.supervisor.failed() => reason,
-            reason = self.network.failed() => reason,
-            reason = wal_failed => reason,
-            reason = self.raft.failed() => format!("metadata failed: {reason}"),
+            reason = self.broker.supervisor.failed() => Ending::Failed(reason),
+            reason = self.network.failed() => Ending::Failed(reason),
+            ending = wal_failed => ending,
+            ending = fenced => ending,
+            reason = self.broker.member.raft.failed() => Ending::Failed(format!("metadata failed: {reason}")),
         }
+    }
+
+    /// Ends without leave: nothing is uploaded, nothing is said to metadata. After [`Ending::Fenced`] the same process may
+    /// start a new life.
+    pub async fn abandon(self) {
+        let broker = &self.broker;
+        broker.lease.end();
+        self.network.stop(TASK_GRACE).await;
+        broker.supervisor.stop(TASK_GRACE).await;
+        let closed = broker.wal.close().await;
+        broker.member.raft.stop().await;
+        tracing::debug!(?closed, "this life ended");
     }
 
     /// Stops gracefully: closes connections, writes checkpoints, uploads the WAL's tail and lets the WAL go, so that
@@ -372,7 +414,7 @@ impl RunningBroker {
         }
         broker.supervisor.stop(TASK_GRACE).await;
         let closed = broker.wal.close().await;
-        self.raft.stop().await;
+        broker.member.raft.stop().await;
         tracing::debug!(?closed, left_in_wal, "stopped");
         StopReport { left_in_wal }
     }

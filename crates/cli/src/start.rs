@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use broker::admin_http::AdminServer;
 use broker::config::{BrokerConfig, Properties};
 use broker::loggers::LogFilter;
-use broker::{RunningBroker, StopReport};
+use broker::{Ending, RunningBroker, StopReport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{StartArgs, logging, tell};
@@ -63,13 +63,32 @@ fn properties(arguments: &StartArgs) -> Result<Properties> {
 async fn serve(config: BrokerConfig, log_filter: Arc<dyn LogFilter>, state_dir: Option<&Path>) -> Result<()> {
     // Before anything else: a signal that comes early must not find nobody listening.
     let mut stops = Stops::new()?;
+    if !config.quorum.is_broker {
+        return serve_controller(config, &mut stops, state_dir).await;
+    }
+    loop {
+        match live(config.clone(), &log_filter, &mut stops, state_dir).await? {
+            None => return Ok(()),
+            Some(Ending::Fenced) => tracing::warn!("the cluster took this broker for lost: it starts a new life"),
+            Some(Ending::Failed(reason)) => bail!("{reason}"),
+        }
+    }
+}
+
+/// One life of a broker, until it is told to stop (`None`), or cannot go on.
+async fn live(
+    config: BrokerConfig,
+    log_filter: &Arc<dyn LogFilter>,
+    stops: &mut Stops,
+    state_dir: Option<&Path>,
+) -> Result<Option<Ending>> {
     let admin = AdminServer::bind(&config).await?;
     let running = tokio::select! {
         running = broker::start(config) => running?,
         () = stops.next() => bail!("stopped before the broker was ready"),
     };
     // Nobody else sets it.
-    let _ = running.broker().log_filter.set(log_filter);
+    let _ = running.broker().log_filter.set(Arc::clone(log_filter));
     let admin_address = admin.as_ref().map(AdminServer::address);
     if let Some(admin) = admin {
         admin.serve(running.broker());
@@ -79,16 +98,16 @@ async fn serve(config: BrokerConfig, log_filter: Arc<dyn LogFilter>, state_dir: 
         let address = admin_address.map_or_else(|| "off".to_owned(), |address| address.to_string());
         write_ready(directory, &address)?;
     }
-    let reason = tokio::select! {
-        reason = running.failed() => Some(reason),
+    let ending = tokio::select! {
+        ending = running.ended() => Some(ending),
         () = stops.next() => None,
     };
-    if let Some(directory) = state_dir {
-        // It is only a sign; without it the command that looks for it waits for the process instead.
-        let _ = std::fs::remove_file(directory.join(READY_FILE));
-    }
-    if let Some(reason) = reason {
-        bail!("{reason}");
+    remove_ready(state_dir);
+    if let Some(ending) = ending {
+        if ending == Ending::Fenced {
+            running.abandon().await;
+        }
+        return Ok(Some(ending));
     }
     tracing::info!("stopping");
     let report = tokio::select! {
@@ -96,7 +115,37 @@ async fn serve(config: BrokerConfig, log_filter: Arc<dyn LogFilter>, state_dir: 
         () = stops.next() => bail!("stopped at once, as a crash would: the next start recovers from the log"),
     };
     tell_stopped(report);
+    Ok(None)
+}
+
+/// A controller without a broker.
+async fn serve_controller(config: BrokerConfig, stops: &mut Stops, state_dir: Option<&Path>) -> Result<()> {
+    let node = config.node_id;
+    let running = tokio::select! {
+        running = broker::start_controller(config) => running?,
+        () = stops.next() => bail!("stopped before the controller was ready"),
+    };
+    tell(&format!("Ottla {} is a controller on {} (node {node})", env!("CARGO_PKG_VERSION"), running.address()));
+    if let Some(directory) = state_dir {
+        write_ready(directory, "off")?;
+    }
+    let failed = tokio::select! {
+        reason = running.failed() => Some(reason),
+        () = stops.next() => None,
+    };
+    remove_ready(state_dir);
+    if let Some(reason) = failed {
+        bail!("{reason}");
+    }
+    running.stop().await;
     Ok(())
+}
+
+/// It is only a sign; without it the command that looks for it waits for the process instead.
+fn remove_ready(state_dir: Option<&Path>) {
+    if let Some(directory) = state_dir {
+        let _ = std::fs::remove_file(directory.join(READY_FILE));
+    }
 }
 
 fn tell_ready(running: &RunningBroker, admin: Option<std::net::SocketAddr>) {

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{Lsn, NodeEpoch, NodeId, Offset, StreamId};
-use metadata::command::Seal;
+use metadata::command::{FailOver, Seal};
 use metadata::image::{NodeImage, WalClass, WalState};
-use metadata::placement::plan_fail_over;
 use metadata::{Command, MetadataClient, MetadataImage, Outcome};
 
 use super::peer::messages::{SealAnswer, SealOutcome, SealRequest, decode, encode};
@@ -81,8 +80,8 @@ impl FailOvers {
             Log::Sealed(seal) => (Some(seal), plan_fail_over(&self.metadata.image(), node)),
         };
         let moved = leaders.len();
-        match self.metadata.submit(Command::FailOver { node, node_epoch: epoch, seal, leaders }).await {
-            Ok(Outcome::Done) => {
+        match self.metadata.submit(Command::FailOver(FailOver { node, node_epoch: epoch, seal, leaders })).await {
+            Ok(Outcome::Moved { .. }) => {
                 tracing::warn!(%node, %epoch, partitions = moved, "the node is lost: fenced");
                 Ended::Yes
             }
@@ -102,7 +101,7 @@ impl FailOvers {
             return Log::Absent;
         };
         match wal.state {
-            WalState::Retired => return Log::Absent,
+            WalState::Retired | WalState::Abandoned { .. } => return Log::Absent,
             WalState::Open | WalState::Sealed { .. } => {}
         }
         if wal.class == WalClass::Private {
@@ -138,4 +137,10 @@ impl FailOvers {
 fn seal(wal: uuid::Uuid, answer: &SealAnswer) -> Seal {
     let tails = answer.tails.iter().map(|tail| (StreamId(tail.stream), Offset(tail.end))).collect();
     Seal { wal, end: Lsn(answer.end), tails }
+}
+
+fn plan_fail_over(image: &MetadataImage, node: NodeId) -> Vec<(StreamId, NodeId)> {
+    let live: Vec<NodeId> = image.nodes.values().filter(|n| !n.fenced && n.id != node).map(|n| n.id).collect();
+    let of = image.topics.values().flat_map(|t| &t.partitions).filter(|p| p.leader == node);
+    of.zip(live.iter().cycle()).map(|(p, to)| (p.stream, *to)).collect()
 }

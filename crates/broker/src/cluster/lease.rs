@@ -8,19 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::Clock;
+use parking_lot::{Condvar, Mutex};
+use wal::PublicationGate;
 
 /// Ends at a boot time.
 pub struct Lease {
     clock: Arc<dyn Clock>,
     /// Boot time in ms; 0 before the first grant, `u64::MAX` where nobody else could ever lead.
     until_ms: AtomicU64,
+    granted: (Mutex<()>, Condvar),
 }
 
 impl Lease {
     /// None yet.
     #[must_use]
     pub fn none(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, until_ms: AtomicU64::new(0) }
+        Self { clock, until_ms: AtomicU64::new(0), granted: (Mutex::new(()), Condvar::new()) }
     }
 
     /// Whether this broker may serve now.
@@ -40,11 +43,19 @@ impl Lease {
     /// A lease for `length` from the moment the heartbeat was *sent*; never shortens one.
     pub(crate) fn grant(&self, sent: Duration, length: Duration) {
         self.until_ms.fetch_max(millis(sent.saturating_add(length)), Ordering::AcqRel);
+        self.tell();
     }
 
     /// For good: this node alone votes, so nobody could ever depose it.
     pub(crate) fn grant_for_good(&self) {
         self.until_ms.store(u64::MAX, Ordering::Release);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        // Taken, so that nobody is between the look and the wait.
+        drop(self.granted.0.lock());
+        self.granted.1.notify_all();
     }
 
     /// Others joined, so that it needs their consent from `until` (boot time) on.
@@ -58,6 +69,25 @@ impl Lease {
     /// Ends it now: this life of the node is over.
     pub(crate) fn end(&self) {
         self.until_ms.store(0, Ordering::Release);
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lease({:?} left)", self.left())
+    }
+}
+
+impl PublicationGate for Lease {
+    fn is_open(&self) -> bool {
+        self.is_valid()
+    }
+
+    fn wait(&self, at_most: Duration) {
+        let mut granted = self.granted.0.lock();
+        if !self.is_valid() {
+            self.granted.1.wait_for(&mut granted, at_most);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ mod fail_over;
 pub mod lease;
 pub mod member;
 pub mod peer;
-pub mod sealer;
+pub(crate) mod registration;
 mod service;
 mod sessions;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use common::{NodeEpoch, NodeId};
 use s3stream::{StreamManager, sealed_tails};
 use uuid::Uuid;
-use wal::{OwnerProof, SealError, SealedBy, SealedLog, WalLocation};
+use wal::{SealProof, SealError, SealedBy, SealedLog, WalLocation};
 
 use super::peer::messages::{SealAnswer, SealOutcome, SealRequest, Tail};
 
@@ -37,10 +37,10 @@ fn seal(request: &SealRequest, by: SealedBy, streams: &dyn StreamManager) -> Sea
     let (Ok(uuid), Ok(location)) = (Uuid::from_slice(&request.wal), request.location.parse::<WalLocation>()) else {
         return failed(SealOutcome::Failed, "the request makes no sense".to_owned());
     };
-    let proof = if request.lease_expired { OwnerProof::LeaseExpired } else { OwnerProof::OwnerGone };
+    let proof = if request.lease_expired { SealProof::LeaseExpired } else { SealProof::OwnerGone };
     let sealed = match wal::seal(&location, uuid, by, proof) {
         Ok(sealed) => sealed,
-        Err(SealError::Alive) => return failed(SealOutcome::Alive, "its owner holds the log's lock".to_owned()),
+        Err(error @ SealError::Alive { .. }) => return failed(SealOutcome::Alive, error.to_string()),
         Err(error @ SealError::NotReachable { .. }) => return failed(SealOutcome::NotReachable, error.to_string()),
         Err(error) => return failed(SealOutcome::Failed, error.to_string()),
     };

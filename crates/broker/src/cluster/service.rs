@@ -16,7 +16,6 @@ use super::peer::messages::{
     SealRequest, decode, encode,
 };
 use super::peer::{Identity, Kind, PeerService};
-use super::sealer::Sealer;
 
 /// How long a peer that asks about an index of metadata is kept waiting.
 const APPLIED_WAIT: Duration = Duration::from_secs(5);
@@ -27,7 +26,6 @@ pub struct Service {
     raft: OnceLock<Arc<Node>>,
     metadata: OnceLock<MetadataClient>,
     controller: OnceLock<Arc<Controller>>,
-    sealer: OnceLock<Arc<Sealer>>,
     lost: Mutex<Vec<NodeId>>,
     /// Somebody was lost.
     pub(super) loss: Notify,
@@ -41,7 +39,6 @@ impl Service {
             raft: OnceLock::new(),
             metadata: OnceLock::new(),
             controller: OnceLock::new(),
-            sealer: OnceLock::new(),
             lost: Mutex::default(),
             loss: Notify::new(),
         }
@@ -55,10 +52,6 @@ impl Service {
     pub(super) fn joined(&self, metadata: MetadataClient, controller: Arc<Controller>) {
         let _ = self.metadata.set(metadata);
         let _ = self.controller.set(controller);
-    }
-
-    pub(super) fn broker_started(&self, sealer: Arc<Sealer>) {
-        let _ = self.sealer.set(sealer);
     }
 
     /// Nodes whose connections ended since the last call.
@@ -129,8 +122,7 @@ impl PeerService for Service {
             Kind::Seal => {
                 let request: SealRequest = decode(body)?;
                 self.applied(LogIndex(request.applied)).await?;
-                let sealer = self.sealer.get().ok_or("this node is no broker, or has not started")?;
-                Ok(encode(&sealer.seal(request).await))
+                Err("not yet".to_owned())
             }
             Kind::Applied => {
                 self.applied(LogIndex(decode::<AppliedRequest>(body)?.index)).await?;

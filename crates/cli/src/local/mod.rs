@@ -10,8 +10,11 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 use self::node::Node;
-use self::properties::{Override, server_properties};
+use self::properties::{Layout, Override, server_properties};
 use crate::tell;
+
+/// Most nodes of a local cluster.
+const NODES_MAX: u32 = 5;
 
 /// What can be done to a local cluster.
 #[derive(Subcommand)]
@@ -64,7 +67,7 @@ pub(crate) struct StartArgs {
     /// Number of the first node
     #[arg(short = 'i', value_name = "FIRST", default_value_t = 1)]
     first: u32,
-    /// Keeps metadata on a controller of its own; without meaning while a cluster has one node
+    /// Keeps metadata on a controller of its own (node 3000, on PORT+100), which lives whatever broker stops
     #[arg(short = 'c')]
     controller_apart: bool,
     /// Accepted and ignored: there is no heap to size
@@ -89,16 +92,28 @@ pub(crate) fn run(command: LocalCommand) -> Result<()> {
 }
 
 fn start(arguments: &StartArgs) -> Result<()> {
-    if arguments.nodes != 1 {
-        bail!("-n {}: this version runs exactly one node; clusters come in a later one", arguments.nodes);
+    if !(1..=NODES_MAX).contains(&arguments.nodes) {
+        bail!("-n {}: from 1 to {NODES_MAX} nodes", arguments.nodes);
     }
     let overrides =
         arguments.properties.iter().map(|text| Override::parse(text)).collect::<Result<Vec<Override<'_>>>>()?;
-    let node = Node::of(&arguments.cluster.dir, arguments.first)?;
-    let text = server_properties(node.cluster_directory(), arguments.first, arguments.port, &overrides)?;
-    node.configure(&text)?;
-    node.launch()?.wait_ready()?;
-    tell(&format!("127.0.0.1:{}", arguments.port));
+    let directory = std::path::absolute(&arguments.cluster.dir)?;
+    let layout = Layout {
+        directory: &directory,
+        nodes: arguments.nodes,
+        first: arguments.first,
+        port: arguments.port,
+        apart: arguments.controller_apart,
+    };
+    let nodes: Vec<Node> = layout.ids().into_iter().map(|id| Node::of(&directory, id)).collect::<Result<_>>()?;
+    for (node, id) in nodes.iter().zip(layout.ids()) {
+        node.configure(&server_properties(&layout, id, &overrides)?)?;
+    }
+    // All run before any is waited for: together they are a quorum.
+    let launched = nodes.iter().map(Node::launch).collect::<Result<Vec<_>>>()?;
+    launched.into_iter().try_for_each(node::Launched::wait_ready)?;
+    let ports = layout.brokers().map(|id| Ok(format!("127.0.0.1:{}", layout.client_port(id)?)));
+    tell(&ports.collect::<Result<Vec<_>>>()?.join(","));
     Ok(())
 }
 

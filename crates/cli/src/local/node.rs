@@ -73,11 +73,6 @@ impl Node {
         Ok(nodes)
     }
 
-    /// The directory of the whole cluster, absolute.
-    pub(crate) fn cluster_directory(&self) -> &Path {
-        &self.cluster
-    }
-
     fn directory(&self) -> PathBuf {
         self.cluster.join(self.id.to_string())
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 
-/// How far above a node's port its (unused) controller listener is said to be.
-const CONTROLLER_PORT_DISTANCE: u16 = 101;
+/// How far above the first node's port controllers listen.
+const CONTROLLER_DISTANCE: u32 = 100;
 
 /// A property given by `-x`.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,34 +30,105 @@ impl<'a> Override<'a> {
     }
 }
 
-/// The whole file.
-pub(crate) fn server_properties(directory: &Path, node: u32, port: u16, overrides: &[Override<'_>]) -> Result<String> {
-    let controller = port.checked_add(CONTROLLER_PORT_DISTANCE).ok_or_else(|| anyhow!("-p {port} is too high"))?;
-    let path = directory.to_str().ok_or_else(|| anyhow!("-d {} is not UTF-8", directory.display()))?;
+/// The node that keeps metadata where that is apart from the brokers.
+pub(crate) const CONTROLLER: u32 = 3000;
+
+/// What the nodes of a local cluster share.
+pub(crate) struct Layout<'a> {
+    /// The cluster's directory, absolute.
+    pub(crate) directory: &'a Path,
+    /// How many brokers.
+    pub(crate) nodes: u32,
+    /// Number of the first one.
+    pub(crate) first: u32,
+    /// Port of the first one.
+    pub(crate) port: u16,
+    /// A controller of its own keeps metadata.
+    pub(crate) apart: bool,
+}
+
+impl Layout<'_> {
+    /// All nodes, those that vote first.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        let controller = self.apart.then_some(CONTROLLER);
+        controller.into_iter().chain(self.brokers()).collect()
+    }
+
+    /// The brokers.
+    pub(crate) fn brokers(&self) -> std::ops::Range<u32> {
+        self.first..self.first + self.nodes
+    }
+
+    /// Where clients find a broker.
+    pub(crate) fn client_port(&self, node: u32) -> Result<u16> {
+        self.offset_port(node.wrapping_sub(self.first))
+    }
+
+    fn controller_port(&self, node: u32) -> Result<u16> {
+        if self.apart {
+            self.offset_port(CONTROLLER_DISTANCE)
+        } else {
+            self.offset_port(node - self.first + CONTROLLER_DISTANCE + 1)
+        }
+    }
+
+    fn offset_port(&self, distance: u32) -> Result<u16> {
+        let port = u16::try_from(distance).ok().and_then(|distance| self.port.checked_add(distance));
+        port.ok_or_else(|| anyhow!("-p {} is too high", self.port))
+    }
+
+    fn voters(&self) -> Result<String> {
+        if self.apart {
+            return Ok(format!("{CONTROLLER}@127.0.0.1:{}", self.controller_port(CONTROLLER)?));
+        }
+        let voters = self.brokers().map(|id| Ok(format!("{id}@127.0.0.1:{}", self.controller_port(id)?)));
+        Ok(voters.collect::<Result<Vec<_>>>()?.join(","))
+    }
+
+    fn roles(&self, node: u32) -> Result<(&'static str, String)> {
+        if node == CONTROLLER && self.apart {
+            return Ok(("controller", format!("CONTROLLER://127.0.0.1:{}", self.controller_port(node)?)));
+        }
+        let clients = format!("PLAINTEXT://127.0.0.1:{}", self.client_port(node)?);
+        if self.apart || !self.brokers().contains(&node) {
+            return Ok(("broker", clients));
+        }
+        Ok(("broker,controller", format!("{clients},CONTROLLER://127.0.0.1:{}", self.controller_port(node)?)))
+    }
+}
+
+/// The whole file of one node, which may be a broker that joins later.
+pub(crate) fn server_properties(layout: &Layout<'_>, node: u32, overrides: &[Override<'_>]) -> Result<String> {
+    let path = layout.directory.to_str();
+    let path = path.ok_or_else(|| anyhow!("-d {} is not UTF-8", layout.directory.display()))?;
     if path.contains([',', '\\', '\n', '?', '#', '%']) {
         bail!("-d {path}: this path cannot be written into a properties file and a URL");
     }
+    let (roles, listeners) = layout.roles(node)?;
+    let (factor, in_sync) = (layout.nodes.min(3), if layout.nodes < 3 { 1 } else { 2 });
     let mut text = format!(
-        "process.roles=broker,controller\n\
+        "process.roles={roles}\n\
          node.id={node}\n\
-         controller.quorum.voters={node}@127.0.0.1:{controller}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+         controller.quorum.voters={voters}\n\
+         listeners={listeners}\n\
          controller.listener.names=CONTROLLER\n\
          listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
          log.dirs={path}/{node}/data\n\
          ottla.object.store.url=file://{path}/store\n\
+         ottla.wal.class=shared\n\
          ottla.admin.listener=127.0.0.1:0\n\
-         offsets.topic.replication.factor=1\n\
+         offsets.topic.replication.factor={factor}\n\
          offsets.topic.num.partitions=4\n\
-         transaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\n\
+         transaction.state.log.replication.factor={factor}\n\
+         transaction.state.log.min.isr={in_sync}\n\
          transaction.state.log.num.partitions=4\n\
-         share.coordinator.state.topic.replication.factor=1\n\
-         share.coordinator.state.topic.min.isr=1\n\
+         share.coordinator.state.topic.replication.factor={factor}\n\
+         share.coordinator.state.topic.min.isr={in_sync}\n\
          share.coordinator.state.topic.num.partitions=4\n\
          group.initial.rebalance.delay.ms=0\n\
          group.min.session.timeout.ms=1000\n\
-         transaction.max.timeout.ms=900000\n"
+         transaction.max.timeout.ms=900000\n",
+        voters = layout.voters()?,
     );
     for one in overrides.iter().filter(|one| one.node.is_none_or(|id| id == node)) {
         writeln!(text, "{}", one.assignment.replace("{node}", &node.to_string()))?;
@@ -69,21 +140,36 @@ pub(crate) fn server_properties(directory: &Path, node: u32, port: u16, override
 mod tests {
     use super::*;
 
+    fn layout(nodes: u32, apart: bool) -> Layout<'static> {
+        Layout { directory: Path::new("/d"), nodes, first: 1, port: 19092, apart }
+    }
+
     fn lines(overrides: &[&str]) -> Vec<String> {
         let overrides: Vec<_> = overrides.iter().map(|text| Override::parse(text).expect("valid")).collect();
-        let text = server_properties(Path::new("/d"), 2, 19092, &overrides).expect("valid");
+        let text = server_properties(&layout(3, false), 2, &overrides).expect("valid");
         text.lines().map(str::to_owned).collect()
     }
 
     #[test]
-    fn the_file_is_one_a_broker_accepts() {
-        let text = lines(&[]).join("\n");
-        let properties = broker::config::Properties::parse(&text).expect("properties");
-        let (config, notices) = broker::config::BrokerConfig::load(properties, false).expect("valid");
-        assert_eq!(config.listeners[0].port, 19092);
-        assert_eq!(config.object_store_url, "file:///d/store");
-        assert_eq!(config.data_dir, Path::new("/d/2/data"));
-        assert!(notices.unknown.is_empty() && notices.warnings.is_empty());
+    fn the_files_are_ones_a_node_accepts() {
+        for (layout, node) in [
+            (layout(1, false), 1),
+            (layout(3, false), 2),
+            (layout(5, true), 5),
+            (layout(3, true), 3000),
+            (layout(3, false), 4),
+        ] {
+            let text = server_properties(&layout, node, &[]).expect("valid");
+            let properties = broker::config::Properties::parse(&text).expect("properties");
+            let (config, notices) = broker::config::BrokerConfig::load(properties, false).expect("valid");
+            assert_eq!(
+                config.listeners.first().map(|first| first.port),
+                (node < 3000).then(|| 19091 + u16::try_from(node).expect("small"))
+            );
+            assert_eq!(config.object_store_url, "file:///d/store");
+            assert_eq!(config.data_dir, Path::new("/d").join(node.to_string()).join("data"));
+            assert!(notices.unknown.is_empty() && notices.warnings.is_empty());
+        }
     }
 
     #[test]
@@ -98,7 +184,7 @@ mod tests {
         for text in ["", "a", "=1", "2:", "2:a", "99999999999:a=1"] {
             assert!(Override::parse(text).is_err(), "{text}");
         }
-        assert!(server_properties(Path::new("/d,e"), 1, 1, &[]).is_err());
-        assert!(server_properties(Path::new("/d"), 1, 65535, &[]).is_err());
+        assert!(server_properties(&Layout { directory: Path::new("/d,e"), ..layout(1, false) }, 1, &[]).is_err());
+        assert!(server_properties(&Layout { port: 65535, ..layout(1, false) }, 1, &[]).is_err());
     }
 }
