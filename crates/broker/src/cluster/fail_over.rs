@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{Lsn, NodeEpoch, NodeId, Offset, StreamId};
 use metadata::command::{FailOver, Seal};
 use metadata::image::{NodeImage, WalClass, WalState};
+use metadata::placement::plan_fail_over;
 use metadata::{Command, MetadataClient, MetadataImage, Outcome};
 
 use super::peer::messages::{SealAnswer, SealOutcome, SealRequest, decode, encode};
@@ -137,10 +138,4 @@ impl FailOvers {
 fn seal(wal: uuid::Uuid, answer: &SealAnswer) -> Seal {
     let tails = answer.tails.iter().map(|tail| (StreamId(tail.stream), Offset(tail.end))).collect();
     Seal { wal, end: Lsn(answer.end), tails }
-}
-
-fn plan_fail_over(image: &MetadataImage, node: NodeId) -> Vec<(StreamId, NodeId)> {
-    let live: Vec<NodeId> = image.nodes.values().filter(|n| !n.fenced && n.id != node).map(|n| n.id).collect();
-    let of = image.topics.values().flat_map(|t| &t.partitions).filter(|p| p.leader == node);
-    of.zip(live.iter().cycle()).map(|(p, to)| (p.stream, *to)).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::NodeId;
@@ -17,6 +18,10 @@ use super::transport::{RaftTransport, TransportError};
 use super::types::{self, PeerAddress, RaftVote, TypeConfig};
 use crate::log::LogRecord;
 use crate::wire::{AppendOutcome, Request, Response, encode_snapshot};
+
+/// How long an answer is waited for at least. Raft would give up after one heartbeat, which a busy machine or a slow disk
+/// takes easily: each message would be sent again, and make matters worse.
+const PATIENCE_MIN: Duration = Duration::from_millis(500);
 
 /// Makes a connection to each peer.
 pub(crate) struct Network {
@@ -45,8 +50,10 @@ pub(crate) fn node_id(id: u64) -> NodeId {
 
 impl Peer {
     async fn call(&self, request: &Request, option: &RPCOption) -> Result<Response, RPCError<TypeConfig>> {
-        let answer =
-            tokio::time::timeout(option.hard_ttl(), self.transport.call(self.target, &self.address, request.encode()));
+        let answer = tokio::time::timeout(
+            option.hard_ttl().max(PATIENCE_MIN),
+            self.transport.call(self.target, &self.address, request.encode()),
+        );
         let answer = answer.await.map_err(|_| lost("no answer in time"))?;
         let answer = answer.map_err(|error| match error {
             TransportError::Unreachable(reason) => RPCError::Unreachable(Unreachable::from_string(reason)),
