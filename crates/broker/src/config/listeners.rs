@@ -204,7 +204,7 @@ mod tests {
     fn controllers_are_left_out_and_custom_names_mapped() {
         let text = "listeners=CLIENTS://localhost:19092,CONTROLLER://localhost:19093\n\
                     controller.listener.names=CONTROLLER\n\
-                    listener.security.protocol.map=CLIENTS:PLAINTEXT,CONTROLLER:SSL\n\
+                    listener.security.protocol.map=CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
                     advertised.listeners=CLIENTS://broker.example:29092";
         let found = parse(text, false).expect("valid");
         assert_eq!(found.len(), 1);

@@ -69,9 +69,6 @@ pub(super) fn quorum(
 ) -> Result<QuorumConfig, ConfigError> {
     let properties = read.properties;
     let roles = parse_list(properties.get("process.roles").unwrap_or_default());
-    if let Some(other) = roles.iter().find(|role| !matches!(**role, "broker" | "controller")) {
-        return Err(ConfigError::new("process.roles", format!("'{other}' is neither broker nor controller")));
-    }
     let (is_broker, is_controller) = (roles.contains(&"broker"), roles.contains(&"controller"));
     let voters = voters(properties)?;
     let bootstrap = addresses(properties, "controller.quorum.bootstrap.servers")?;
@@ -223,7 +220,6 @@ mod tests {
     fn mistakes_name_the_key() {
         for (text, part) in [
             ("process.roles=broker", "controller.quorum.bootstrap.servers"),
-            ("process.roles=broker,king", "'king'"),
             ("controller.quorum.voters=1@nowhere", "id@host:port"),
             ("controller.quorum.voters=1@a:1,1@b:1", "names node 1 twice"),
             ("process.roles=broker\ncontroller.quorum.voters=1@a:1,2@b:1", "lacks controller"),
