@@ -26,7 +26,9 @@ use s3stream::{ObjectManager, StreamManager, StreamStore};
 use tokio::sync::watch;
 
 use crate::Broker;
+use crate::cluster::adopter::Adopter;
 use crate::cluster::agent::Agent;
+use crate::cluster::sealer::Sealer;
 use crate::cluster::{Lease, Member, registration};
 use crate::config::{BrokerConfig, Listener, TopicConfig};
 use crate::coordinator::{GroupCoordinator, GroupCoordinatorParts};
@@ -208,28 +210,49 @@ async fn join(
     Ok(member)
 }
 
-async fn compose(
-    config: BrokerConfig,
+/// A life of this node that metadata knows of.
+struct Life {
+    member: Arc<Member>,
+    lease: Arc<Lease>,
+    opened: wal::Opened,
+    node_epoch: NodeEpoch,
+    fenced: watch::Receiver<bool>,
+}
+
+/// Joins, opens the write-ahead log, registers, and begins to ask for leases.
+async fn begin(
+    config: &BrokerConfig,
     bound: &[BoundListener],
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
     supervisor: &Supervisor,
-) -> Result<Composed, StartError> {
-    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
-    let member = Arc::new(join(&config, &clock, &random, supervisor).await?);
-    let metadata = member.metadata.clone();
-    let cluster_id = member.identity.cluster_id.load().as_ref().clone();
-    let lease = Arc::new(Lease::none(Arc::clone(&clock)));
-    let (opened, node_epoch) = registration::register(&config, &member, &lease, bound, &*random).await?;
+) -> Result<Life, StartError> {
+    let member = Arc::new(join(config, clock, random, supervisor).await?);
+    let lease = Arc::new(Lease::none(Arc::clone(clock)));
+    let (opened, node_epoch) = registration::register(config, &member, &lease, bound, &**random).await?;
     opened.wal.set_node_epoch(node_epoch);
     let (fencing, fenced) = watch::channel(false);
     let agent = Agent {
         member: Arc::clone(&member),
         node_epoch,
         lease: Arc::clone(&lease),
-        clock: Arc::clone(&clock),
+        clock: Arc::clone(clock),
         interval: config.quorum.heartbeat_interval,
         fenced: Arc::new(fencing),
     };
     supervisor.spawn("lease", agent.run(supervisor.stop_signal()));
+    Ok(Life { member, lease, opened, node_epoch, fenced })
+}
+
+async fn compose(
+    config: BrokerConfig,
+    bound: &[BoundListener],
+    supervisor: &Supervisor,
+) -> Result<Composed, StartError> {
+    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    let Life { member, lease, opened, node_epoch, fenced } = begin(&config, bound, &clock, &random, supervisor).await?;
+    let metadata = member.metadata.clone();
+    let cluster_id = member.identity.cluster_id.load().as_ref().clone();
     let objects = claimed_store(&config, &metadata, &cluster_id).await?;
     let config = Arc::new(config);
     let ports = Arc::new(MetadataPorts::new(metadata.clone(), config.node_id, node_epoch, Arc::clone(&clock)));
@@ -243,6 +266,11 @@ async fn compose(
         random: Arc::clone(&random),
         supervisor: supervisor.clone(),
     };
+    member.service.broker_started(Arc::new(Sealer::new(
+        config.node_id,
+        node_epoch,
+        Arc::clone(&ports) as Arc<dyn StreamManager>,
+    )));
     let streams = StreamStore::start(stream_settings(&config, node_epoch), parts)
         .map_err(|error| StartError::Store { url: config.object_store_url.clone(), reason: error.to_string() })?;
     // The registration was applied here, and with it all that was committed before: whatever the WAL holds is older.
@@ -254,8 +282,10 @@ async fn compose(
         topic_config: TopicConfig::effective,
         metadata: metadata.clone(),
         streams: Arc::clone(&streams),
+        adopter: Adopter::new(config.node_id, Arc::clone(&streams)),
         objects: ports,
         durable: Arc::clone(opened.wal.durable()),
+        lease: Arc::clone(&lease),
         clock: Arc::clone(&clock),
         supervisor: supervisor.clone(),
     });

@@ -159,6 +159,10 @@ impl Registry {
         }
     }
 
+    pub(crate) fn epoch_of(&self, id: StreamId) -> Option<StreamEpoch> {
+        self.inner.lock().open.get(&id).map(|stream| stream.epoch())
+    }
+
     /// See [`crate::StreamStore::metadata_loaded`].
     pub(crate) fn metadata_loaded(&self) {
         self.inner.lock().metadata_loaded = true;

@@ -195,6 +195,12 @@ impl StreamStore {
         self.registry.adopt(&self.core, log.uuid(), records, of)
     }
 
+    /// The epoch under which this node has a stream open.
+    #[must_use]
+    pub fn epoch_of(&self, stream: StreamId) -> Option<StreamEpoch> {
+        self.registry.epoch_of(stream)
+    }
+
     /// Metadata is loaded and newer than everything that the log held at start: recovered records of a stream that
     /// it does not know belong to a deleted one, and no longer hold up trim and [`Self::flush`].
     pub fn metadata_loaded(&self) {

@@ -126,7 +126,7 @@ fn question(
     }
     let partition = broker.partitions.lookup_name(topic, asked.partition_index).map_err(LookupError::code)?;
     partition.check_leader_epoch(asked.current_leader_epoch)?;
-    if partition.is_closed() {
+    if !partition.is_serving() {
         return Err(ErrorCode::NotLeaderOrFollower);
     }
     let known = match timestamp {

@@ -37,7 +37,7 @@ fn end_of(broker: &Broker, topic: &str, asked: &OffsetForLeaderPartition) -> Epo
     let found =
         broker.partitions.lookup_name(topic, asked.partition).map_err(LookupError::code).and_then(|partition| {
             partition.check_leader_epoch(asked.current_leader_epoch)?;
-            if partition.is_closed() {
+            if !partition.is_serving() {
                 return Err(ErrorCode::NotLeaderOrFollower);
             }
             Ok(partition.end_of_epoch(asked.leader_epoch))

@@ -26,6 +26,14 @@ impl Lease {
         Self { clock, until_ms: AtomicU64::new(0), granted: (Mutex::new(()), Condvar::new()) }
     }
 
+    /// One without end: nobody else could ever lead.
+    #[must_use]
+    pub fn for_good(clock: Arc<dyn Clock>) -> Self {
+        let lease = Self::none(clock);
+        lease.grant_for_good();
+        lease
+    }
+
     /// Whether this broker may serve now.
     #[must_use]
     pub fn is_valid(&self) -> bool {

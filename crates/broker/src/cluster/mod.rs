@@ -1,5 +1,6 @@
 //! What makes brokers a cluster: peers, leases, the active controller's care for lost nodes, adoption.
 
+pub(crate) mod adopter;
 pub(crate) mod agent;
 pub mod controller;
 mod fail_over;
@@ -7,6 +8,7 @@ pub mod lease;
 pub mod member;
 pub mod peer;
 pub(crate) mod registration;
+pub mod sealer;
 mod service;
 mod sessions;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use common::{NodeEpoch, NodeId};
 use s3stream::{StreamManager, sealed_tails};
 use uuid::Uuid;
-use wal::{SealProof, SealError, SealedBy, SealedLog, WalLocation};
+use wal::{SealError, SealProof, SealedBy, SealedLog, WalLocation};
 
 use super::peer::messages::{SealAnswer, SealOutcome, SealRequest, Tail};
 

@@ -16,6 +16,7 @@ use super::peer::messages::{
     SealRequest, decode, encode,
 };
 use super::peer::{Identity, Kind, PeerService};
+use super::sealer::Sealer;
 
 /// How long a peer that asks about an index of metadata is kept waiting.
 const APPLIED_WAIT: Duration = Duration::from_secs(5);
@@ -26,6 +27,7 @@ pub struct Service {
     raft: OnceLock<Arc<Node>>,
     metadata: OnceLock<MetadataClient>,
     controller: OnceLock<Arc<Controller>>,
+    sealer: OnceLock<Arc<Sealer>>,
     lost: Mutex<Vec<NodeId>>,
     /// Somebody was lost.
     pub(super) loss: Notify,
@@ -39,6 +41,7 @@ impl Service {
             raft: OnceLock::new(),
             metadata: OnceLock::new(),
             controller: OnceLock::new(),
+            sealer: OnceLock::new(),
             lost: Mutex::default(),
             loss: Notify::new(),
         }
@@ -52,6 +55,11 @@ impl Service {
     pub(super) fn joined(&self, metadata: MetadataClient, controller: Arc<Controller>) {
         let _ = self.metadata.set(metadata);
         let _ = self.controller.set(controller);
+    }
+
+    /// From now on this node can seal the logs of others.
+    pub(crate) fn broker_started(&self, sealer: Arc<Sealer>) {
+        let _ = self.sealer.set(sealer);
     }
 
     /// Nodes whose connections ended since the last call.
@@ -122,7 +130,8 @@ impl PeerService for Service {
             Kind::Seal => {
                 let request: SealRequest = decode(body)?;
                 self.applied(LogIndex(request.applied)).await?;
-                Err("not yet".to_owned())
+                let sealer = self.sealer.get().ok_or("this node is no broker, or has not started")?;
+                Ok(encode(&sealer.seal(request).await))
             }
             Kind::Applied => {
                 self.applied(LogIndex(decode::<AppliedRequest>(body)?.index)).await?;

@@ -178,7 +178,9 @@ impl Inner {
         let count = i32::try_from(topic.partitions.len()).map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
         let index = shard_of(group, count);
         match self.shards.read().get(&index) {
-            Some(Slot::Ready(shard)) if !shard.partition().is_closed() => return Ok(Arc::clone(shard)),
+            Some(Slot::Ready(shard)) if shard.partition().is_serving() => return Ok(Arc::clone(shard)),
+            // Without a lease: clients ask elsewhere, where somebody else may be by now.
+            Some(Slot::Ready(shard)) if !shard.partition().is_closed() => return Err(ErrorCode::NotCoordinator),
             Some(Slot::Loading(partition)) if !partition.is_closed() => {
                 return Err(ErrorCode::CoordinatorLoadInProgress);
             }

@@ -107,7 +107,7 @@ impl Partition {
     pub fn append(&self, batch: &Bytes, origin: AppendOrigin) -> Result<AppendedBatch, AppendRefused> {
         let prepared = self.prepare(batch, origin)?;
         let state = self.state.lock();
-        if state.closed {
+        if state.closed || !self.environment.lease.is_valid() {
             return Err(AppendRefused::not_leader());
         }
         if prepared.tag.producer_id >= 0 {

@@ -43,6 +43,7 @@ pub use search::FoundOffset;
 pub use topic::{Topic, is_internal};
 pub use waiters::DataWait;
 
+use crate::cluster::Lease;
 use state::PartitionState;
 use waiters::DataWaiter;
 
@@ -50,6 +51,7 @@ use waiters::DataWaiter;
 pub(crate) struct Environment {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) durable: Arc<DurableLsn>,
+    pub(crate) lease: Arc<Lease>,
 }
 
 /// One partition that this broker leads, or led: see [`Partition::is_closed`].
@@ -129,6 +131,12 @@ impl Partition {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state.lock().closed
+    }
+
+    /// Whether this broker may answer for it now: it leads it, and has a lease.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.environment.lease.is_valid() && !self.is_closed()
     }
 
     /// Judges the leader epoch that a client believes in: -1 is no belief.

@@ -108,6 +108,17 @@ async fn open_from_log(partitions: &Arc<Inner>, busy: &HashSet<StreamId>) -> Vec
     let (mut failed, mut waiting): (Vec<_>, Vec<_>) =
         waiting.into_iter().partition(|opening| busy.contains(&opening.stream));
     let mut granted = Vec::new();
+    partitions.parts.adopter.adopt(&partitions.parts.metadata.image()).await;
+    let (given, mut waiting): (Vec<_>, Vec<_>) = waiting
+        .into_iter()
+        .map(|opening| (given_epoch(partitions, opening.stream), opening))
+        .partition(|(epoch, _)| epoch.is_some());
+    for (epoch, opening) in given {
+        match grant(partitions, opening, epoch.expect("partitioned by it")) {
+            Ok(opened) => granted.extend(opened),
+            Err(opening) => failed.push(opening),
+        }
+    }
     while !waiting.is_empty() {
         let rest = waiting.split_off(waiting.len().min(COMMAND_STREAMS_MAX));
         let batch = std::mem::replace(&mut waiting, rest);
@@ -138,6 +149,15 @@ async fn open_from_log(partitions: &Arc<Inner>, busy: &HashSet<StreamId>) -> Vec
     from_store
 }
 
+/// The epoch that metadata gave this life of the node with the leadership, if it was not opened under that before.
+fn given_epoch(partitions: &Inner, stream: StreamId) -> Option<StreamEpoch> {
+    let parts = &partitions.parts;
+    let image = parts.metadata.image();
+    let known = image.streams.get(&stream)?;
+    let is_new = parts.streams.epoch_of(stream).is_none_or(|opened| opened < known.epoch);
+    (known.owner == Some((parts.node, parts.node_epoch)) && is_new).then_some(known.epoch)
+}
+
 async fn open_streams(partitions: &Inner, batch: &[Opening]) -> Result<Vec<Option<StreamEpoch>>, String> {
     let parts = &partitions.parts;
     let streams = batch.iter().map(|opening| opening.stream).collect();
@@ -153,14 +173,27 @@ async fn open_streams(partitions: &Inner, batch: &[Opening]) -> Result<Vec<Optio
 /// Opens the stream of one partition under its new epoch; gives the partition back if that must be tried again, and
 /// nothing if it was deleted meanwhile.
 fn grant(partitions: &Inner, mut opening: Opening, epoch: StreamEpoch) -> Result<Option<Granted>, Opening> {
+    let image = partitions.parts.metadata.image();
+    let tail_end = match partitions.parts.adopter.tail_end(&image, opening.stream) {
+        Ok(tail_end) => tail_end,
+        Err(error) => {
+            opening.failed(&error);
+            return Err(opening);
+        }
+    };
     let leader_epoch = {
-        let image = partitions.parts.metadata.image();
         let topic = image.topics.get(&opening.topic.id);
         let index = usize::try_from(opening.index).unwrap_or(usize::MAX);
         topic.and_then(|topic| topic.partitions.get(index)).map(|partition| partition.leader_epoch)
     };
     let Some(leader_epoch) = leader_epoch else { return Ok(None) };
     match partitions.parts.streams.open(opening.stream, epoch) {
+        // Invariant: what a lost broker acknowledged is there, to the last record.
+        Ok(stream) if tail_end.is_some_and(|end| stream.next_offset() < end) => {
+            let (found, end) = (stream.next_offset(), tail_end.unwrap_or_default());
+            opening.failed(&format!("its records end at {found}, but a sealed log has them up to {end}"));
+            Err(opening)
+        }
         Ok(stream) => Ok(Some(Granted { opening, leader_epoch, stream })),
         // Damaged, or reopened since. Whoever repairs the log restarts the broker; until then this is told again.
         Err(error) => {

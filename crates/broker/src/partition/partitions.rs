@@ -19,6 +19,8 @@ use super::opener::Opening;
 use super::producer_ids::ProducerIds;
 use super::topic_configs::TopicConfigs;
 use super::{Environment, Partition, Topic, opener, retention};
+use crate::cluster::Lease;
+use crate::cluster::adopter::Adopter;
 use crate::config::{BrokerConfig, Layers, TopicConfig};
 
 /// How long an answer to CreateTopics waits for the new partitions to be open.
@@ -38,10 +40,14 @@ pub struct PartitionsParts {
     pub metadata: MetadataClient,
     /// Streams.
     pub streams: Arc<StreamStore>,
+    /// Takes over what lost brokers left.
+    pub(crate) adopter: Adopter,
     /// Ranges, for retention.
     pub objects: Arc<dyn ObjectManager>,
     /// The log's durable position.
     pub durable: Arc<DurableLsn>,
+    /// Until when this node may serve.
+    pub lease: Arc<Lease>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Runs the background tasks.
@@ -119,8 +125,11 @@ impl Partitions {
     /// Starts to follow metadata.
     #[must_use]
     pub fn start(parts: PartitionsParts) -> Self {
-        let environment =
-            Arc::new(Environment { clock: Arc::clone(&parts.clock), durable: Arc::clone(&parts.durable) });
+        let environment = Arc::new(Environment {
+            clock: Arc::clone(&parts.clock),
+            durable: Arc::clone(&parts.durable),
+            lease: Arc::clone(&parts.lease),
+        });
         let supervisor = parts.supervisor.clone();
         let interval = Duration::from_millis(parts.config.retention_check_interval_ms);
         let (config, metadata) = (Arc::clone(&parts.config), parts.metadata.clone());

@@ -45,7 +45,7 @@ pub enum ReadError {
         /// Next offset to be given out.
         log_end: Offset,
     },
-    /// This broker ceased to lead the partition.
+    /// This broker ceased to lead the partition, or has no lease.
     #[error("not the leader of this partition any more")]
     NotLeader,
     /// The log or the object store cannot be read now.
@@ -106,6 +106,8 @@ impl Partition {
             return Ok(read);
         }
         match self.stream.fetch(from, until, max_bytes, class).await {
+            // A lease that ran out meanwhile makes the answer one that nobody should hear.
+            Ok(_) if !self.environment.lease.is_valid() => Err(ReadError::NotLeader),
             Ok(fetched) => Ok(read.filled(fetched, until, max_bytes, min_one)),
             // The log start may have moved up since the check.
             Err(FetchError::OutOfRange { start, next }) => {
@@ -118,7 +120,7 @@ impl Partition {
     fn bounds(&self, from: Offset, isolation: Isolation) -> Result<Bounds, ReadError> {
         let durable = self.environment.durable.get();
         let mut state = self.state.lock();
-        if state.closed {
+        if state.closed || !self.environment.lease.is_valid() {
             return Err(ReadError::NotLeader);
         }
         let (log_start, log_end) = (Offset(state.log_start), Offset(state.log_end));

@@ -15,6 +15,7 @@ use s3stream::{Parts, Settings, StreamStore};
 use uuid::Uuid;
 use wal::{Recovered, WriteAheadLog};
 
+use crate::cluster::Lease;
 use crate::config::TopicConfig;
 use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, Environment, Partition, Topic};
 
@@ -102,7 +103,11 @@ impl Rig {
         let epoch = self.metadata.open_stream(STREAM);
         let stream = self.store.open(STREAM, epoch).expect("opens");
         let clock: Arc<dyn Clock> = self.clock.clone();
-        let environment = Arc::new(Environment { clock, durable: Arc::clone(self.log.durable()) });
+        let environment = Arc::new(Environment {
+            lease: Arc::new(Lease::for_good(Arc::clone(&clock))),
+            clock,
+            durable: Arc::clone(self.log.durable()),
+        });
         Partition::open(environment, Arc::clone(&self.topic), 0, self.leader_epoch, stream).await.expect("opens")
     }
 }
