@@ -105,7 +105,7 @@ async fn open_from_log(partitions: &Arc<Inner>, busy: &HashSet<StreamId>) -> Vec
     // A partition that moved away and back while an attempt failed is listed twice.
     waiting.sort_by_key(|opening| opening.stream);
     waiting.dedup_by_key(|opening| opening.stream);
-    let (mut failed, mut waiting): (Vec<_>, Vec<_>) =
+    let (mut failed, waiting): (Vec<_>, Vec<_>) =
         waiting.into_iter().partition(|opening| busy.contains(&opening.stream));
     let mut granted = Vec::new();
     partitions.parts.adopter.adopt(&partitions.parts.metadata.image()).await;
