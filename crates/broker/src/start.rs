@@ -267,7 +267,7 @@ async fn compose(
         supervisor: supervisor.clone(),
     };
     member.service.broker_started(Arc::new(Sealer::new(
-        config.node_id,
+        &member,
         node_epoch,
         Arc::clone(&ports) as Arc<dyn StreamManager>,
     )));

@@ -1,13 +1,11 @@
-//! Takes over what sealed logs of others hold of the streams this broker owns: indexes alone, payloads stay where they are until
-//! somebody reads or uploads them.
-//!
-//! Invariant (docs/architecture.md §12): a stream with a tail in a sealed log opens only after that log was adopted here, and
-//! ends at or above that tail.
+//! Takes over what sealed logs of others hold of the streams this broker leads: indexes alone, payloads stay where they are until
+//! somebody reads or uploads them. That nothing is missing is seen to by whoever opens a stream
+//! ([`s3stream::StreamMetadata`] says how far its records reach in sealed logs).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use common::{NodeId, Offset, StreamId};
+use common::{Lsn, NodeId, StreamId};
 use metadata::{MetadataImage, WalState};
 use parking_lot::Mutex;
 use s3stream::StreamStore;
@@ -26,56 +24,40 @@ impl Adopter {
         Self { node, streams, logs: Mutex::default() }
     }
 
-    /// Adopts every sealed log that holds a tail of a stream this node leads. Those that cannot be read now are told, and
-    /// their streams are not ready: see [`Self::tail_end`]. Cheap when there is none.
+    /// Adopts every sealed log that holds a tail of a stream this node leads. One that cannot be read now is told of, and
+    /// tried again by the next call; its streams do not open until then. Cheap when there is none.
     pub(crate) async fn adopt(&self, image: &Arc<MetadataImage>) {
-        let owns = |stream: &StreamId| {
-            let partition = image.streams.get(stream).and_then(|stream| image.partition_of(stream));
-            partition.is_some_and(|partition| partition.leader == self.node)
-        };
+        self.logs.lock().retain(|uuid, _| image.wals.contains_key(uuid));
         for (uuid, wal) in &image.wals {
-            let WalState::Sealed { end, pending } = &wal.state else {
-                self.logs.lock().remove(uuid);
-                continue;
-            };
-            if !pending.keys().any(owns) {
-                continue;
-            }
-            let known = self.logs.lock().get(uuid).cloned();
-            let opened = match known {
-                Some(log) => Ok(log),
-                None => open(*uuid, &wal.location, *end).await,
-            };
-            let adopted = opened.and_then(|log| {
-                self.streams.adopt(&log, &|stream| owns(&stream)).map_err(|error| error.to_string()).map(|()| log)
-            });
-            match adopted {
-                Ok(log) => drop(self.logs.lock().insert(*uuid, log)),
-                Err(error) => {
-                    tracing::error!(%uuid, location = %wal.location, error, "a sealed write-ahead log cannot be adopted; trying again")
-                }
+            let WalState::Sealed { end, pending } = &wal.state else { continue };
+            if pending.keys().any(|stream| leads(image, self.node, *stream))
+                && let Err(error) = self.adopt_one(image, *uuid, &wal.location, *end).await
+            {
+                let location = &wal.location;
+                tracing::error!(%uuid, %location, error, "a sealed write-ahead log cannot be adopted; trying again");
             }
         }
-        self.logs.lock().retain(|uuid, _| image.wals.contains_key(uuid));
     }
 
-    /// The offset (exclusive) up to which a stream has records in sealed logs, or why it must not be opened yet.
-    pub(crate) fn tail_end(&self, image: &MetadataImage, stream: StreamId) -> Result<Option<Offset>, String> {
-        let mut tail = None;
-        for (uuid, wal) in &image.wals {
-            let WalState::Sealed { pending, .. } = &wal.state else { continue };
-            let Some(end) = pending.get(&stream) else { continue };
-            if !self.logs.lock().contains_key(uuid) {
-                return Err(format!("the sealed write-ahead log {uuid} at {} is not adopted yet", wal.location));
-            }
-            tail = tail.max(Some(*end));
-        }
-        Ok(tail)
+    async fn adopt_one(&self, image: &Arc<MetadataImage>, uuid: Uuid, location: &str, end: Lsn) -> Result<(), String> {
+        let location: WalLocation = location.parse()?;
+        let known = self.logs.lock().get(&uuid).cloned();
+        let (image, node, streams) = (Arc::clone(image), self.node, Arc::clone(&self.streams));
+        let adopted = tokio::task::spawn_blocking(move || {
+            let log = match known {
+                Some(log) => log,
+                None => SealedLog::open(&location, uuid, end).map_err(|error| error.to_string())?,
+            };
+            streams.adopt(&log, &|stream| leads(&image, node, stream)).map_err(|error| error.to_string())?;
+            Ok::<_, String>(log)
+        });
+        let log = adopted.await.map_err(|error| error.to_string())??;
+        self.logs.lock().insert(uuid, log);
+        Ok(())
     }
 }
 
-async fn open(uuid: Uuid, location: &str, end: common::Lsn) -> Result<Arc<SealedLog>, String> {
-    let location: WalLocation = location.parse()?;
-    let opened = tokio::task::spawn_blocking(move || SealedLog::open(&location, uuid, end)).await;
-    opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+fn leads(image: &MetadataImage, node: NodeId, stream: StreamId) -> bool {
+    let partition = image.streams.get(&stream).and_then(|stream| image.partition_of(stream));
+    partition.is_some_and(|partition| partition.leader == node)
 }

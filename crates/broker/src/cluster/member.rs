@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use common::supervisor::{StopSignal, Supervisor};
-use common::{Clock, NodeId, Random};
+use common::{Clock, LogIndex, NodeId, Random};
 use futures::FutureExt as _;
 use metadata::raft::{LeaderInfo, NoPeers, RaftTransport};
 use metadata::{MetadataClient, Node, NodeConfig};
 
 use super::controller::Controller;
-use super::peer::messages::{JoinAnswer, JoinRequest, Peer, decode, encode};
+use super::peer::messages::{AppliedRequest, JoinAnswer, JoinRequest, Peer, decode, encode};
 use super::peer::{Identity, Kind, Lane, PeerListener, PeerService, Peers, serve};
 use super::service::Service;
 use crate::config::BrokerConfig;
@@ -90,6 +90,12 @@ impl Member {
         supervisor.spawn("lost peers", losses);
         supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
         Ok(Self { node, raft, metadata, peers, service, controller, identity, address })
+    }
+
+    /// The index up to which everything was committed at a moment after this call.
+    pub(super) async fn read_index(&self, deadline: Duration) -> Result<LogIndex, String> {
+        let answer = self.ask_leader(Kind::ReadIndex, bytes::Bytes::new(), deadline).await?;
+        Ok(LogIndex(decode::<AppliedRequest>(answer)?.index))
     }
 
     /// Asks who leads, there, until it is done or refused.

@@ -1,55 +1,84 @@
 //! Seals the logs of others: ends them for good, and tells what they hold that no object does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use common::{NodeEpoch, NodeId};
+use common::{LogIndex, NodeEpoch};
 use s3stream::{StreamManager, sealed_tails};
 use uuid::Uuid;
-use wal::{SealError, SealProof, SealedBy, SealedLog, WalLocation};
+use wal::{SealError, SealProof, Sealed, SealedBy, SealedLog, WalLocation};
 
+use super::member::Member;
 use super::peer::messages::{SealAnswer, SealOutcome, SealRequest, Tail};
+
+/// How long the sealer waits until it knows what was granted to the log's owner before the seal.
+const METADATA_WAIT: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Sealer {
+    member: Weak<Member>,
     by: SealedBy,
     streams: Arc<dyn StreamManager>,
 }
 
 impl Sealer {
     /// Seals in the name of a broker's life.
-    pub(crate) fn new(node: NodeId, epoch: NodeEpoch, streams: Arc<dyn StreamManager>) -> Self {
-        Self { by: SealedBy { node, epoch }, streams }
+    pub(crate) fn new(member: &Arc<Member>, epoch: NodeEpoch, streams: Arc<dyn StreamManager>) -> Self {
+        Self { member: Arc::downgrade(member), by: SealedBy { node: member.node, epoch }, streams }
     }
 
     /// Seals the log, reads its indexes, and answers what Raft must know. Idempotent.
     pub(super) async fn seal(&self, request: SealRequest) -> SealAnswer {
-        let (by, streams) = (self.by, Arc::clone(&self.streams));
-        let sealed = tokio::task::spawn_blocking(move || seal(&request, by, &*streams)).await;
-        sealed.unwrap_or_else(|error| failed(SealOutcome::Failed, error.to_string()))
-    }
-}
-
-fn failed(outcome: SealOutcome, reason: String) -> SealAnswer {
-    SealAnswer { outcome: outcome as i32, end: 0, tails: Vec::new(), reason }
-}
-
-fn seal(request: &SealRequest, by: SealedBy, streams: &dyn StreamManager) -> SealAnswer {
-    let (Ok(uuid), Ok(location)) = (Uuid::from_slice(&request.wal), request.location.parse::<WalLocation>()) else {
-        return failed(SealOutcome::Failed, "the request makes no sense".to_owned());
-    };
-    let proof = if request.lease_expired { SealProof::LeaseExpired } else { SealProof::OwnerGone };
-    let sealed = match wal::seal(&location, uuid, by, proof) {
-        Ok(sealed) => sealed,
-        Err(error @ SealError::Alive { .. }) => return failed(SealOutcome::Alive, error.to_string()),
-        Err(error @ SealError::NotReachable { .. }) => return failed(SealOutcome::NotReachable, error.to_string()),
-        Err(error) => return failed(SealOutcome::Failed, error.to_string()),
-    };
-    match SealedLog::open(&location, uuid, sealed.end) {
-        Ok(log) => {
-            let tails = sealed_tails(&log, streams);
-            let tails = tails.into_iter().map(|(stream, end)| Tail { stream: stream.0, end: end.0 }).collect();
-            SealAnswer { outcome: SealOutcome::Sealed as i32, end: sealed.end.0, tails, reason: String::new() }
+        match self.try_seal(&request).await {
+            Ok(answer) => answer,
+            Err((outcome, reason)) => SealAnswer { outcome: outcome as i32, end: 0, tails: Vec::new(), reason },
         }
-        Err(error) => failed(SealOutcome::Failed, error.to_string()),
     }
+
+    async fn try_seal(&self, request: &SealRequest) -> Result<SealAnswer, (SealOutcome, String)> {
+        let failed = |reason: String| (SealOutcome::Failed, reason);
+        let uuid = Uuid::from_slice(&request.wal).map_err(|error| failed(error.to_string()))?;
+        let location: WalLocation = request.location.parse().map_err(failed)?;
+        let proof = if request.lease_expired { SealProof::LeaseExpired } else { SealProof::OwnerGone };
+        let (by, place) = (self.by, location.clone());
+        let sealed = blocking(move || wal::seal(&place, uuid, by, proof)).await.map_err(failed)?.map_err(outcome_of)?;
+        // What the owner was granted before the seal decides which records count: a grant that this node has not heard of
+        // would make acknowledged records look void.
+        self.catch_up().await.map_err(failed)?;
+        let streams = Arc::clone(&self.streams);
+        let read = blocking(move || read(&location, uuid, sealed, &*streams)).await.map_err(failed)?;
+        read.map_err(failed)
+    }
+
+    /// Returns when this node's image holds everything that was committed before this call.
+    async fn catch_up(&self) -> Result<(), String> {
+        let member = self.member.upgrade().ok_or("this node is stopping")?;
+        let index: LogIndex = member.read_index(METADATA_WAIT).await?;
+        let mut applied = member.metadata.watch();
+        let reached = applied.wait_for(|applied| *applied >= index);
+        match tokio::time::timeout(METADATA_WAIT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err("metadata is not up to date here".to_owned()),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+}
+
+fn outcome_of(error: SealError) -> (SealOutcome, String) {
+    let outcome = match error {
+        SealError::Alive { .. } => SealOutcome::Alive,
+        SealError::NotReachable { .. } => SealOutcome::NotReachable,
+        _ => SealOutcome::Failed,
+    };
+    (outcome, error.to_string())
+}
+
+fn read(location: &WalLocation, uuid: Uuid, sealed: Sealed, streams: &dyn StreamManager) -> Result<SealAnswer, String> {
+    let log = SealedLog::open(location, uuid, sealed.end).map_err(|error| error.to_string())?;
+    let tails = sealed_tails(&log, streams).map_err(|error| error.to_string())?;
+    let tails = tails.into_iter().map(|(stream, end)| Tail { stream: stream.0, end: end.0 }).collect();
+    Ok(SealAnswer { outcome: SealOutcome::Sealed as i32, end: sealed.end.0, tails, reason: String::new() })
 }

@@ -137,6 +137,10 @@ impl PeerService for Service {
                 self.applied(LogIndex(decode::<AppliedRequest>(body)?.index)).await?;
                 Ok(Bytes::new())
             }
+            Kind::ReadIndex => {
+                let index = self.raft()?.confirm_leadership().await.map_err(|error| error.to_string())?;
+                Ok(encode(&AppliedRequest { index: index.0 }))
+            }
             Kind::Quorum => Ok(encode(&self.change_quorum(decode::<QuorumRequest>(body)?).await?)),
             Kind::HandOver | Kind::Drain => Err("this version moves no partitions".to_owned()),
         }

@@ -109,16 +109,18 @@ async fn open_from_log(partitions: &Arc<Inner>, busy: &HashSet<StreamId>) -> Vec
         waiting.into_iter().partition(|opening| busy.contains(&opening.stream));
     let mut granted = Vec::new();
     partitions.parts.adopter.adopt(&partitions.parts.metadata.image()).await;
-    let (given, mut waiting): (Vec<_>, Vec<_>) = waiting
-        .into_iter()
-        .map(|opening| (given_epoch(partitions, opening.stream), opening))
-        .partition(|(epoch, _)| epoch.is_some());
-    for (epoch, opening) in given {
-        match grant(partitions, opening, epoch.expect("partitioned by it")) {
+    let mut asked = Vec::new();
+    for opening in waiting {
+        let Some(epoch) = given_epoch(partitions, opening.stream) else {
+            asked.push(opening);
+            continue;
+        };
+        match grant(partitions, opening, epoch) {
             Ok(opened) => granted.extend(opened),
             Err(opening) => failed.push(opening),
         }
     }
+    let mut waiting = asked;
     while !waiting.is_empty() {
         let rest = waiting.split_off(waiting.len().min(COMMAND_STREAMS_MAX));
         let batch = std::mem::replace(&mut waiting, rest);
@@ -174,13 +176,6 @@ async fn open_streams(partitions: &Inner, batch: &[Opening]) -> Result<Vec<Optio
 /// nothing if it was deleted meanwhile.
 fn grant(partitions: &Inner, mut opening: Opening, epoch: StreamEpoch) -> Result<Option<Granted>, Opening> {
     let image = partitions.parts.metadata.image();
-    let tail_end = match partitions.parts.adopter.tail_end(&image, opening.stream) {
-        Ok(tail_end) => tail_end,
-        Err(error) => {
-            opening.failed(&error);
-            return Err(opening);
-        }
-    };
     let leader_epoch = {
         let topic = image.topics.get(&opening.topic.id);
         let index = usize::try_from(opening.index).unwrap_or(usize::MAX);
@@ -188,12 +183,6 @@ fn grant(partitions: &Inner, mut opening: Opening, epoch: StreamEpoch) -> Result
     };
     let Some(leader_epoch) = leader_epoch else { return Ok(None) };
     match partitions.parts.streams.open(opening.stream, epoch) {
-        // Invariant: what a lost broker acknowledged is there, to the last record.
-        Ok(stream) if tail_end.is_some_and(|end| stream.next_offset() < end) => {
-            let (found, end) = (stream.next_offset(), tail_end.unwrap_or_default());
-            opening.failed(&format!("its records end at {found}, but a sealed log has them up to {end}"));
-            Err(opening)
-        }
         Ok(stream) => Ok(Some(Granted { opening, leader_epoch, stream })),
         // Damaged, or reopened since. Whoever repairs the log restarts the broker; until then this is told again.
         Err(error) => {

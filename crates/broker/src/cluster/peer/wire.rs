@@ -43,6 +43,8 @@ pub enum Kind {
     HandOver = 7,
     /// Give partitions away.
     Drain = 8,
+    /// Up to where is metadata committed?
+    ReadIndex = 9,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
             Self::Quorum,
             Self::HandOver,
             Self::Drain,
+            Self::ReadIndex,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
