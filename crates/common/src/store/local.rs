@@ -61,8 +61,13 @@ fn remove_abandoned(staging: &FilePath) -> io::Result<()> {
         let path = entry?.path();
         let process = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
         let alive = process.is_some_and(|(id, _)| FilePath::new("/proc").join(id).exists());
-        if !alive {
-            fs::remove_file(path)?;
+        if alive {
+            continue;
+        }
+        match fs::remove_file(path) {
+            // Another node that shares the store was faster.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
     }
     Ok(())
@@ -241,7 +246,8 @@ impl ObjectStore for PacedLocalStore {
 }
 
 fn is_staging(path: &Path) -> bool {
-    path.parts().next().is_some_and(|part| Path::from(STAGING).parts().next() == Some(part))
+    // As a listing has it, and as a path that was made from a name.
+    path.parts().next().is_some_and(|part| part.as_ref() == STAGING || Path::from(STAGING).parts().next() == Some(part))
 }
 
 fn without_staging(listing: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -65,6 +65,12 @@ async fn the_local_store_leaves_nothing_half_written() {
     assert!(store.put_opts(&Path::from("x"), PutPayload::from_static(b"2"), create()).await.is_err());
     let staging = folder.path().join(".staging#");
     assert_eq!(std::fs::read_dir(&staging).expect("is there").count(), 0);
+    // What another process is just writing is no object.
+    let own = staging.join(format!("{}-7", std::process::id()));
+    std::fs::write(&own, b"half").expect("writes");
+    let listed: Vec<_> = store.list(None).try_collect().await.expect("listed");
+    assert_eq!(listed.iter().map(|found| found.location.as_ref()).collect::<Vec<_>>(), ["x"]);
+    std::fs::remove_file(own).expect("removed");
     // No process has this id: the largest one Linux gives out is 2^22.
     std::fs::write(staging.join("99999999-0"), b"half").expect("writes");
     drop(PacedLocalStore::open(folder.path()).expect("opens again"));

@@ -161,7 +161,7 @@ impl ObjectIndex {
     }
 
     /// Everything lies before the index, in order, and nothing overlaps.
-    fn validate(&self, data_end: u64) -> Result<(), FormatError> {
+    pub(crate) fn validate(&self, data_end: u64) -> Result<(), FormatError> {
         let refuse = |reason: String| Err(FormatError::new(PART, reason));
         for block in &self.blocks {
             let inside = block.position.checked_add(u64::from(block.size)).is_some_and(|end| end <= data_end);

@@ -123,6 +123,8 @@ impl ObjectBuilder {
             });
             self.push(payload);
         }
+        // Invariant: what is put can be read. An index that readers refuse would lose what it lists, once the log is trimmed.
+        self.index.validate(self.position).expect("slices come in the order of streams and offsets");
         let count = |len: usize| u32::try_from(len).expect("an object holds fewer than 2^32 entries");
         let mut index = BytesMut::new();
         self.index.encode(&mut index);
