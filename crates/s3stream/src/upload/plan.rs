@@ -69,6 +69,8 @@ pub(crate) fn plan(core: &Core, streams: &[Arc<Stream>], source: Source) -> Vec<
         let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
         slices.push(PlannedSlice { stream: Arc::clone(stream), start, end, bytes, entries, checkpoint });
     }
+    // As an object's index has them.
+    slices.sort_by_key(|slice| slice.stream.id());
     slices
 }
 
