@@ -143,7 +143,7 @@ pub struct RunningController {
 
 /// Starts a controller with the system's clock and randomness. Returns when the quorum works.
 pub async fn start_controller(config: BrokerConfig) -> Result<RunningController, StartError> {
-    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    let (clock, random) = system();
     let supervisor = Supervisor::default();
     let member = join(&config, &clock, &random, &supervisor).await?;
     Ok(RunningController { member, supervisor })
@@ -249,7 +249,7 @@ async fn compose(
     bound: &[BoundListener],
     supervisor: &Supervisor,
 ) -> Result<Composed, StartError> {
-    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    let (clock, random) = system();
     let Life { member, lease, opened, node_epoch, fenced } = begin(&config, bound, &clock, &random, supervisor).await?;
     let metadata = member.metadata.clone();
     let cluster_id = member.identity.cluster_id.load().as_ref().clone();
@@ -266,13 +266,9 @@ async fn compose(
         random: Arc::clone(&random),
         supervisor: supervisor.clone(),
     };
-    member.service.broker_started(Arc::new(Sealer::new(
-        &member,
-        node_epoch,
-        Arc::clone(&ports) as Arc<dyn StreamManager>,
-    )));
-    let streams = StreamStore::start(stream_settings(&config, node_epoch), parts)
-        .map_err(|error| StartError::Store { url: config.object_store_url.clone(), reason: error.to_string() })?;
+    let sealer = Sealer::new(&member, node_epoch, Arc::clone(&ports) as Arc<dyn StreamManager>);
+    member.service.broker_started(Arc::new(sealer));
+    let streams = start_streams(&config, node_epoch, parts)?;
     // The registration was applied here, and with it all that was committed before: whatever the WAL holds is older.
     streams.metadata_loaded();
     let partitions = Partitions::start(PartitionsParts {
@@ -320,8 +316,17 @@ async fn compose(
     Ok(Composed { broker, fenced })
 }
 
-fn stream_settings(config: &BrokerConfig, node_epoch: NodeEpoch) -> s3stream::Settings {
-    s3stream::Settings {
+/// The clock and the randomness that everything below is handed.
+fn system() -> (Arc<dyn Clock>, Arc<dyn Random>) {
+    (Arc::new(SystemClock), Arc::new(SystemRandom))
+}
+
+fn start_streams(
+    config: &BrokerConfig,
+    node_epoch: NodeEpoch,
+    parts: s3stream::Parts,
+) -> Result<Arc<StreamStore>, StartError> {
+    let settings = s3stream::Settings {
         node: config.node_id,
         node_epoch,
         prefix: String::new(),
@@ -330,7 +335,10 @@ fn stream_settings(config: &BrokerConfig, node_epoch: NodeEpoch) -> s3stream::Se
         log_cache_bytes: config.log_cache_bytes,
         block_cache_bytes: config.block_cache_bytes,
         tail_index_bytes: config.tail_index_bytes,
-    }
+    };
+    let store_error = |error: s3stream::StartError| error.to_string();
+    let failed = |reason| StartError::Store { url: config.object_store_url.clone(), reason };
+    StreamStore::start(settings, parts).map_err(store_error).map_err(failed)
 }
 
 /// Opens the object store. The first start of a cluster claims the prefix, for which the store must answer; later
