@@ -18,7 +18,6 @@ use std::time::Duration;
 use common::budget::ByteBudget;
 use common::supervisor::Supervisor;
 use common::{Clock, NodeEpoch, Random, SystemClock, SystemRandom};
-use metadata::MetadataClient;
 use metadata::command::{Command, Outcome};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -252,8 +251,7 @@ async fn compose(
     let (clock, random) = system();
     let Life { member, lease, opened, node_epoch, fenced } = begin(&config, bound, &clock, &random, supervisor).await?;
     let metadata = member.metadata.clone();
-    let cluster_id = member.identity.cluster_id.load().as_ref().clone();
-    let objects = claimed_store(&config, &metadata, &cluster_id).await?;
+    let objects = claimed_store(&config, &member).await?;
     let config = Arc::new(config);
     let ports = Arc::new(MetadataPorts::new(metadata.clone(), config.node_id, node_epoch, Arc::clone(&clock)));
     let parts = s3stream::Parts {
@@ -343,17 +341,16 @@ fn start_streams(
 
 /// Opens the object store. The first start of a cluster claims the prefix, for which the store must answer; later
 /// starts do no I/O here, so that a broker starts while the store is down.
-async fn claimed_store(
-    config: &BrokerConfig,
-    metadata: &MetadataClient,
-    cluster_id: &str,
-) -> Result<Arc<dyn ObjectStore>, StartError> {
+async fn claimed_store(config: &BrokerConfig, member: &Member) -> Result<Arc<dyn ObjectStore>, StartError> {
+    let metadata = &member.metadata;
     let store_error = |reason: String| StartError::Store { url: redacted(&config.object_store_url), reason };
     let store = common::store::open(&config.object_store_url).map_err(|error| store_error(error.to_string()))?;
     let identity = redacted(&config.object_store_url);
     let claimed = Arc::clone(&metadata.image().store);
     if claimed.is_empty() {
-        common::store::claim(&*store, cluster_id).await.map_err(|error| store_error(error.to_string()))?;
+        common::store::claim(&*store, &member.identity.cluster_id.load())
+            .await
+            .map_err(|error| store_error(error.to_string()))?;
         registration::submit(metadata, Command::ClaimStore { store: identity.as_str().into() }).await?;
     } else if *claimed != *identity {
         let reason = format!("this cluster keeps its data in {claimed}: set ottla.object.store.url to it");
