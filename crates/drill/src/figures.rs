@@ -343,7 +343,13 @@ impl Window<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use common::ManualClock;
+
     use super::*;
+    use crate::engine::Done;
+    use crate::ledger::Ledger;
 
     fn seen(at_us: u64, brokers: &[u32], leaders: &[u32]) -> Sighting {
         let leaders = leaders.iter().map(|&leader| (leader > 0).then_some(leader)).collect();
@@ -359,6 +365,63 @@ mod tests {
         assert!(!is_balanced(&seen(0, &[1, 2, 3], &[1, 2, 1, 1, 2, 3]), &[3]), "3 still leads");
         assert!(!is_balanced(&seen(0, &[1, 2], &[1, 2, 0, 1, 2, 1]), &[]), "one has no leader");
         assert!(!is_balanced(&seen(0, &[1, 2], &[1, 2, 3, 1, 2, 3]), &[]), "3 is not there");
+    }
+
+    /// A record in which only `done` and `sightings` matter; times are seconds, the load ends at 60.
+    fn record(done: &[(Action, u64, u64)], sightings: Vec<Sighting>) -> Record {
+        let done = done.iter().map(|&(action, from, to)| Done {
+            action,
+            from_us: from * 1_000_000,
+            to_us: to * 1_000_000,
+            healing: false,
+        });
+        Record {
+            victim: 1,
+            nodes: vec![1, 2, 3],
+            done: done.collect(),
+            steady_us: 0,
+            load_end_us: 60_000_000,
+            settled_us: 60_000_000,
+            sightings,
+            samples: Vec::new(),
+            retained_bytes: 0,
+            group_drained: true,
+            closed: Ledger::new(Arc::new(ManualClock::default()), 1, 6).close().expect("nothing in it"),
+            rate: 1.0,
+        }
+    }
+
+    fn balanced(done: &[(Action, u64, u64)], sightings: &[(u64, &[u32], &[u32])]) -> Option<f64> {
+        let sightings = sightings.iter().map(|(at, brokers, leaders)| seen(at * 1_000_000, brokers, leaders)).collect();
+        let record = record(done, sightings);
+        Window { record: &record, fault_us: record.done[0].from_us, calm_us: 0 }.balanced()
+    }
+
+    #[test]
+    fn balanced_after_a_death() {
+        let kill = [(Action::Kill(1), 20, 21)];
+        let (all, two): (&[u32], &[u32]) = (&[1, 2, 3], &[2, 3]);
+        let before: (u64, &[u32], &[u32]) = (1, all, &[1, 2, 3, 1, 2, 3]);
+        assert_eq!(balanced(&kill, &[before]), None, "it is dead and said to lead");
+        assert_eq!(balanced(&kill, &[before, (29, two, &[2, 2, 3, 3, 2, 3])]), Some(9_000.0));
+        let uneven: (u64, &[u32], &[u32]) = (29, two, &[2, 2, 2, 2, 2, 3]);
+        assert_eq!(balanced(&kill, &[before, uneven]), None);
+        assert_eq!(balanced(&kill, &[before, uneven, (33, two, &[2, 2, 2, 3, 3, 3])]), Some(13_000.0));
+        let again = (61, all, &[1, 2, 2, 3, 3, 3][..]);
+        assert_eq!(balanced(&kill, &[before, (29, two, &[2, 2, 3, 3, 2, 3]), again]), Some(9_000.0), "after the load");
+    }
+
+    #[test]
+    fn balanced_with_somebody_who_comes_back() {
+        let restart = [(Action::Stop(1), 20, 22), (Action::Start(1), 22, 30)];
+        let (all, two): (&[u32], &[u32]) = (&[1, 2, 3], &[2, 3]);
+        let before: (u64, &[u32], &[u32]) = (1, all, &[1, 2, 3, 1, 2, 3]);
+        let without: (u64, &[u32], &[u32]) = (21, two, &[2, 2, 3, 3, 2, 3]);
+        let back: (u64, &[u32], &[u32]) = (31, all, &[2, 2, 3, 3, 2, 3]);
+        assert_eq!(balanced(&restart, &[before, without, back]), None, "it is back and leads nothing");
+        assert_eq!(balanced(&restart, &[before, without, back, (40, all, &[1, 2, 3, 1, 2, 3])]), Some(20_000.0));
+        let drain = [(Action::Drain(1), 20, 22)];
+        assert_eq!(balanced(&drain, &[before, (23, all, &[2, 2, 3, 3, 2, 3])]), Some(3_000.0));
     }
 
     #[test]
