@@ -314,7 +314,7 @@ impl DrillArgs {
         let ottla = std::env::current_exe().context("cannot find my own program")?;
         let own = Own { ottla, directory, _temporary: temporary };
         let mut command = std::process::Command::new(&own.ottla);
-        command.args(["local", "start", "-n", &nodes.to_string(), "-p", &free_port()?.to_string(), "-d"]);
+        command.args(["local", "start", "-n", &nodes.to_string(), "-p", &free_ports(nodes)?.to_string(), "-d"]);
         command.arg(&own.directory);
         for property in &self.properties {
             command.args(["-x", property]);
@@ -381,10 +381,16 @@ fn text(path: &std::path::Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-/// A port with free ones behind it, as far as can be told.
-fn free_port() -> Result<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?;
-    Ok(listener.local_addr()?.port().min(60_000))
+/// A port that is free and so are those that `ottla local` counts on from it, as far as can be told. It lies below the
+/// ports that connections are given, or one of the many that brokers and clients open would soon be in the way.
+fn free_ports(nodes: u32) -> Result<u16> {
+    const PORTS: std::ops::Range<u64> = 12_000..32_000;
+    const CONTROLLERS: u16 = 101;
+    let nodes = u16::try_from(nodes).context("too many nodes")?;
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let drawn = (0..100).map(|_| (PORTS.start + SystemRandom.below(PORTS.end - PORTS.start)) as u16);
+    let mut usable = drawn.filter(|port| (0..=nodes).all(|k| is_free(port + k) && is_free(port + CONTROLLERS + k)));
+    usable.next().context("no free ports")
 }
 
 #[cfg(test)]

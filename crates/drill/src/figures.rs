@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::engine::{Record, Sample, Sighting};
 use crate::history::Kind;
 use crate::plan::{Action, Plan};
-use crate::timeline::{BUCKET_US, Gap, Outage, quantile};
+use crate::timeline::{BUCKET_US, GAP_MIN_US, Gap, Outage, quantile};
 
 /// A share of leaders this far from the mean is still a fair one.
 const FAIR: f64 = 0.15;
@@ -56,7 +56,8 @@ pub struct PartitionFigures {
     pub unavailable_us: u64,
     /// The same over the last half of the steady time: what is noise.
     pub before_us: u64,
-    /// From the first action to the end of that gap; 0 if the gap is no longer than those before were.
+    /// From the first action to the end of that gap; 0 if the gap is not clearly longer (twice, and 20 ms) than any of
+    /// those before.
     pub first_ack_us: u64,
     /// No record of it was acknowledged again.
     pub never: bool,
@@ -100,6 +101,8 @@ pub struct Figures {
     /// Sent, and no answer said what became of it.
     pub unknown: u64,
     pub polled: u64,
+    /// Offsets whose commit by the group was acknowledged.
+    pub commits: u64,
     pub lost: u64,
     pub duplicated: u64,
     pub reordered: u64,
@@ -173,6 +176,7 @@ pub fn figures(plan: &Plan, record: &Record) -> Figures {
         acked: verdict.acked,
         unknown: verdict.unknown,
         polled: verdict.records_polled,
+        commits: verdict.commits,
         lost: verdict.count(Kind::Lost),
         duplicated: verdict.count(Kind::Duplicated),
         reordered: verdict.count(Kind::Reordered),
@@ -255,7 +259,7 @@ impl Window<'_> {
             affected: changed || leader.is_some_and(|leader| targets.contains(&leader)),
             unavailable_us: during.unavailable_us,
             before_us: before.unavailable_us,
-            first_ack_us: if during.unavailable_us > before.unavailable_us {
+            first_ack_us: if during.unavailable_us > 2 * before.unavailable_us + GAP_MIN_US {
                 during.ended_us.saturating_sub(self.fault_us)
             } else {
                 0

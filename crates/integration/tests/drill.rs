@@ -68,6 +68,7 @@ fn a_killed_broker_is_missed_and_loses_nothing() {
     let run = &report.runs[0];
     assert!(report.is_clean(), "{}", run.verdict);
     assert!(run.acked > 5_000 && run.acked == run.sent, "{}", run.verdict);
+    assert!(run.polled >= run.acked && run.commits > 0, "the group proves something: {}", run.verdict);
     assert_eq!((run.victim, run.affected_partitions), (1, 12));
     assert!(run.unavailable.max_ms > 20.0 && run.first_ack.max_ms < 30_000.0, "{:?}", run.unavailable);
     assert!(!run.errors.is_empty(), "clients noticed");

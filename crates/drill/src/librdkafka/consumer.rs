@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +12,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -22,8 +24,11 @@ use crate::ledger::Ledger;
 const POLL_RECORDS_MAX: usize = 5_000;
 
 pub(super) struct GroupMember {
-    consumer: BaseConsumer<Told>,
+    consumer: Arc<BaseConsumer<Told>>,
     topic: String,
+    /// Commits wait for their answer in a thread of their own: a coordinator that is away must not keep the member from
+    /// polling. (Commits that do not wait have no outcome here: the binding does not ask the library for it.)
+    committer: Option<(SyncSender<TopicPartitionList>, JoinHandle<()>)>,
 }
 
 impl GroupMember {
@@ -31,28 +36,37 @@ impl GroupMember {
         let told = Told { ledger, number, positions: Mutex::default() };
         let consumer: BaseConsumer<Told> = config.create_with_context(told)?;
         consumer.subscribe(&[topic])?;
-        Ok(Self { consumer, topic: topic.to_owned() })
+        let consumer = Arc::new(consumer);
+        let (sender, lists) = sync_channel::<TopicPartitionList>(0);
+        let committing = Arc::clone(&consumer);
+        let thread = std::thread::spawn(move || lists.iter().for_each(|list| commit(&committing, &list)));
+        Ok(Self { consumer, topic: topic.to_owned(), committer: Some((sender, thread)) })
     }
 
-    /// The offsets to commit: those above what was committed last.
+    /// The offsets above those that were committed last.
     fn uncommitted(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for (&partition, position) in self.consumer.context().positions.lock().iter_mut() {
-            if position.next > position.committing {
-                position.committing = position.next;
+        for (&partition, position) in self.consumer.context().positions.lock().iter() {
+            if position.next > position.committed {
                 // It fails for an offset that is none, which a polled record's is not.
                 let _ = list.add_partition_offset(&self.topic, partition, Offset::Offset(position.next));
             }
         }
         list
     }
+}
 
-    fn commit_as(&self, mode: CommitMode) {
-        let list = self.uncommitted();
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, mode)
-        {
-            self.consumer.context().ledger.error(format!("commit: {}", code(&error)));
+/// Commits, waits for the outcome, and writes it down.
+fn commit(consumer: &BaseConsumer<Told>, list: &TopicPartitionList) {
+    let told = consumer.context();
+    if let Err(error) = consumer.commit(list, CommitMode::Sync) {
+        return told.ledger.error(format!("commit: {}", code(&error)));
+    }
+    for one in list.elements() {
+        let Some(offset) = one.offset().to_raw() else { continue };
+        told.ledger.committed(told.number, one.partition() as u32, offset as u64);
+        if let Some(position) = told.positions.lock().get_mut(&one.partition()) {
+            position.committed = position.committed.max(offset);
         }
     }
 }
@@ -76,18 +90,32 @@ impl Member for GroupMember {
     }
 
     fn commit(&mut self) {
-        self.commit_as(CommitMode::Async);
+        let list = self.uncommitted();
+        if let Some((sender, _)) = &self.committer
+            && list.count() > 0
+        {
+            // Refused while the last commit waits: the next one has it all.
+            let _ = sender.try_send(list);
+        }
     }
 
-    fn leave(self: Box<Self>) {
-        self.commit_as(CommitMode::Sync);
+    fn leave(mut self: Box<Self>) {
+        if let Some((sender, thread)) = self.committer.take() {
+            drop(sender);
+            // What it did is in the ledger; how it ended is of no use here.
+            let _ = thread.join();
+        }
+        let list = self.uncommitted();
+        if list.count() > 0 {
+            commit(&self.consumer, &list);
+        }
     }
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Position {
     next: i64,
-    committing: i64,
+    committed: i64,
 }
 
 /// Writes down what the member is told.
@@ -120,24 +148,6 @@ impl ConsumerContext for Told {
                 }
             }
             Rebalance::Error(error) => self.ledger.error(code(error)),
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if let Err(error) = result {
-            self.ledger.error(format!("commit: {}", code(&error)));
-            // What was not committed is committed with the next.
-            for one in offsets.elements() {
-                if let Some(position) = self.positions.lock().get_mut(&one.partition()) {
-                    position.committing = 0;
-                }
-            }
-            return;
-        }
-        for one in offsets.elements() {
-            if let (Ok(()), Some(Ok(offset))) = (one.error(), one.offset().to_raw().map(u64::try_from)) {
-                self.ledger.committed(self.number, one.partition() as u32, offset);
-            }
         }
     }
 }
