@@ -1,5 +1,6 @@
 //! Where a log lies and how large it may become.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,6 +16,16 @@ pub enum WalLocation {
     Directory(PathBuf),
     /// A block device, or one preallocated file. A zeroed first page means that it is unused.
     Block(PathBuf),
+}
+
+impl fmt::Display for WalLocation {
+    /// The URL that [`FromStr`] reads, if the path is UTF-8.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "file://{}", path.display()),
+            Self::Block(path) => write!(f, "block://{}", path.display()),
+        }
+    }
 }
 
 impl FromStr for WalLocation {
@@ -96,6 +107,9 @@ mod tests {
     fn urls_name_a_directory_or_a_device() {
         assert_eq!("file:///var/wal".parse(), Ok(WalLocation::Directory("/var/wal".into())));
         assert_eq!("block:///dev/nvme1n1".parse(), Ok(WalLocation::Block("/dev/nvme1n1".into())));
+        for url in ["file:///var/wal/log-1", "block:///dev/nvme1n1"] {
+            assert_eq!(url.parse::<WalLocation>().expect("a place").to_string(), url);
+        }
         for wrong in ["", "/var/wal", "file://host/wal", "s3://bucket/wal", "file:///wal?x=1"] {
             let error = wrong.parse::<WalLocation>().expect_err("refused");
             assert!(error.contains("file:///directory"), "{error}");

@@ -50,8 +50,10 @@ pub enum KnownLog {
     Open,
     /// It may hold what nothing else does, and others recover it.
     Sealed,
-    /// Nothing in it is needed.
+    /// Nothing in it is needed. A clean stop leaves its log so, to be used again.
     Retired,
+    /// Its records were given up: whatever it holds must not come back.
+    Abandoned,
 }
 
 /// What a starting node does.
@@ -101,7 +103,7 @@ pub fn choose(found: &[FoundLog], known: &[(Uuid, KnownLog)]) -> Choice {
         };
     }
     // One that metadata has not heard of was made by a start that was cut off; a retired one was left by a clean stop.
-    let usable = |log: &&FoundLog| log.sealed.is_none() && state(log) != Some(KnownLog::Sealed);
+    let usable = |log: &&FoundLog| log.sealed.is_none() && matches!(state(log), None | Some(KnownLog::Retired));
     found.iter().find(usable).map_or(Choice::Fresh, |log| Choice::Existing(log.clone()))
 }
 

@@ -203,8 +203,9 @@ impl Cluster {
             62..65 => self.trim(stream).await,
             65..74 => self.upload(node).await,
             74..77 => self.set_faults(),
-            77..82 => self.crash(node).await,
-            82..88 => self.lose(node).await,
+            77..80 => self.reopen(stream),
+            80..84 => self.crash(node).await,
+            84..89 => self.lose(node).await,
             _ => self.move_stream(stream).await,
         }
         self.retire();
@@ -301,6 +302,18 @@ impl Cluster {
             unreachable: self.one_in(4),
             ..FaultPlan::default()
         });
+    }
+
+    /// A partition opens its stream anew; logs that were adopted may be adopted once more, at any time.
+    fn reopen(&mut self, stream: u64) {
+        let (leader, next) = (self.models[&stream].leader, self.models[&stream].next);
+        self.make_durable(leader);
+        self.adopt(leader);
+        self.grant(stream, leader);
+        self.adopt(leader);
+        self.open(stream);
+        assert_eq!(self.models[&stream].next, next, "nothing is lost");
+        self.adopt(leader);
     }
 
     async fn kill(&mut self, node: usize) -> Arc<MemoryLog> {

@@ -155,7 +155,7 @@ fn log(number: u128, sealed: bool) -> FoundLog {
 
 #[test]
 fn what_is_opened_follows_from_what_metadata_says() {
-    use KnownLog::{Open, Retired, Sealed};
+    use KnownLog::{Abandoned, Open, Retired, Sealed};
     let one = Uuid::from_u128(1);
     let two = Uuid::from_u128(2);
     let open = [log(1, true), log(2, false)];
@@ -171,6 +171,7 @@ fn what_is_opened_follows_from_what_metadata_says() {
         // A clean stop.
         (&[log(1, false)], &[(one, Retired)], Choice::Existing(log(1, false))),
         (&[log(1, true)], &[(one, Sealed)], Choice::Fresh),
+        (&[log(1, false)], &[(one, Abandoned)], Choice::Fresh),
         (&[log(1, true)], &[(one, Retired)], Choice::Fresh),
         // A seal that did not reach the disk cannot be: but if so, metadata is believed.
         (&[log(1, false)], &[(one, Sealed)], Choice::Fresh),
