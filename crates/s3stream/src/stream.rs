@@ -368,8 +368,13 @@ impl Stream {
         self.core.stream_manager.trim(self.id, self.epoch, start).await?;
         let mut state = self.state.lock();
         state.start = state.start.max(start);
+        let before = state.tail.pending_bytes();
         let dropped = state.tail.trim(start);
         self.core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
+        self.core.backlog.sub(before - state.tail.pending_bytes());
+        drop(state);
+        // Whoever waits for the upload of what is gone now waits no longer.
+        self.core.backlog.committed.notify_waiters();
         Ok(())
     }
 }

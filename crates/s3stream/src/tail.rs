@@ -1,7 +1,8 @@
 //! The tail of one stream: what of it lies in the log, or in sealed ones, in offset order. Pure state, no I/O.
 //!
 //! Offsets, in order: `covered_from <= committed <= next` (when anything cached is left below `committed`),
-//! where entries below `committed` are copies of what objects hold, kept while their block is in memory.
+//! where entries below `committed` are copies of what objects hold, kept while their block is in memory. Where the stream
+//! was trimmed above what objects hold, `committed` is its start.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -310,8 +311,10 @@ impl Tail {
         dropped
     }
 
-    /// Forgets entries that end at or below `start`, which must not be above `committed`. Returns how many.
+    /// Forgets entries that end at or below `start`, which must not be above `next`. Those that no object holds are not
+    /// uploaded any more: nothing has to be there, and the log that holds them may be given up. Returns how many.
     pub(crate) fn trim(&mut self, start: Offset) -> usize {
+        self.commit(start, None);
         let below = self.entries.partition_point(|entry| entry.next <= start).min(self.committed_entries);
         self.entries.drain(..below);
         self.committed_entries -= below;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::store::{FaultPlan, Faults, Layered};
 use wal::{AppendError, SealedLog, WriteAheadLog};
 
 use super::*;
@@ -143,6 +144,46 @@ async fn a_sealed_log_that_cannot_be_read_holds_up_nothing_else() {
     present.store(true, Ordering::SeqCst);
     two.store.flush().await.expect("uploads");
     assert_eq!(streams[0].committed_offset(), offset(1));
+}
+
+/// Below a stream's start nothing has to be there: metadata lets go of the sealed log, and nobody may wait for it.
+#[tokio::test]
+async fn what_was_trimmed_before_its_upload_is_not_uploaded() {
+    let one = rig();
+    let two = beside(&one, 2, Settings { block_cache_bytes: 0, ..settings() });
+    let stream = open(&one, 1);
+    append(&stream, 2, b"aa");
+    append(&stream, 2, b"bb");
+    let (_log, present, streams) = fail_over(one, &two, &[1]).await;
+    let stream = &streams[0];
+    append(stream, 1, b"c");
+    stream.trim(offset(3)).await.expect("trims");
+    assert_eq!((two.store.backlog_bytes(), stream.committed_offset()), (3, offset(3)));
+    assert_eq!(text(stream).await, "bbc", "the record that holds the start is still there");
+    stream.trim(offset(4)).await.expect("trims");
+    present.store(false, Ordering::SeqCst);
+    two.store.flush().await.expect("uploads");
+    assert_eq!((stream.committed_offset(), two.store.backlog_bytes()), (offset(5), 0));
+    assert_eq!(text(stream).await, "c");
+}
+
+/// An upload that waits for the store when its records are trimmed, and then from the log: it would look for them for ever.
+#[tokio::test(start_paused = true)]
+async fn an_upload_whose_records_were_trimmed_is_planned_anew() {
+    let faults = Arc::new(Faults::new(FaultPlan::default(), Arc::new(SeededRandom::new(1))));
+    let objects = Arc::new(Layered::new(Arc::new(InMemory::new()), Arc::clone(&faults)));
+    let rig = Rig::on(objects, MemoryLog::new(1 << 20, 100, true), Settings { log_cache_bytes: 0, ..settings() });
+    let stream = open(&rig, 1);
+    append(&stream, 1, &[b'a'; 200]);
+    stream.append_checkpoint(offset(1), b"state").expect("appends");
+    faults.set(FaultPlan { unreachable: true, ..FaultPlan::default() });
+    assert!(tokio::time::timeout(Duration::from_secs(5), rig.store.flush()).await.is_err(), "no store");
+    stream.trim(offset(1)).await.expect("trims");
+    rig.store.registry.settle(&rig.store.core);
+    append(&stream, 1, b"b");
+    faults.set(FaultPlan::default());
+    tokio::time::timeout(Duration::from_secs(60), rig.store.flush()).await.expect("goes on").expect("uploads");
+    assert_eq!((stream.committed_offset(), text(&stream).await), (offset(2), "b".to_owned()));
 }
 
 async fn hand_over(from: &Stream) -> HandOver {

@@ -130,6 +130,12 @@ impl PlannedSlice {
 type ReadBack = HashMap<BlockAddress, Bytes>;
 
 impl PlannedObject {
+    /// Whether a stream has gone on without this plan: what was to be uploaded was trimmed, or the stream was opened anew,
+    /// and the log may have let go of the records.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.slices.iter().any(|slice| slice.stream.committed_offset() > slice.start)
+    }
+
     /// Assembles the object from the log: slices of blocks in memory, and blocks read back. The same plan
     /// always gives the same bytes. A checkpoint that was trimmed from the log meanwhile is left out for good.
     pub(crate) async fn build(&mut self, core: &Core) -> Result<BuiltObject, UploadError> {

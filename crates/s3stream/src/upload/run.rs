@@ -27,6 +27,14 @@ const NOT_READABLE_WAIT: Duration = Duration::from_millis(100);
 /// How long to wait before data goes into a new object that metadata has refused without a reason.
 const REFUSED_WAIT: Duration = Duration::from_secs(1);
 
+/// Why an upload was given up before its commit.
+enum NotPut {
+    /// It is to be planned anew.
+    Outdated,
+    /// A sealed log cannot be read.
+    Unreadable(UploadError),
+}
+
 /// See the module.
 pub(crate) struct Uploader {
     core: Arc<Core>,
@@ -125,7 +133,8 @@ impl Uploader {
         }
         let objects = match self.put_all(slices, source).await {
             Ok(objects) => objects,
-            Err(error) => {
+            Err(NotPut::Outdated) => return true,
+            Err(NotPut::Unreadable(error)) => {
                 let wait = self.sealed_backoff.next(self.random.as_ref());
                 self.sealed_after_ms = boot_ms(self.core.clock.as_ref()) + wait.as_millis() as u64;
                 tracing::error!(
@@ -153,8 +162,7 @@ impl Uploader {
         boot_ms(self.core.clock.as_ref()) >= self.sealed_after_ms
     }
 
-    /// Errors: a sealed log cannot be read.
-    async fn put_all(&mut self, slices: Vec<PlannedSlice>, source: Source) -> Result<Vec<PlannedObject>, UploadError> {
+    async fn put_all(&mut self, slices: Vec<PlannedSlice>, source: Source) -> Result<Vec<PlannedObject>, NotPut> {
         let groups = split(slices);
         let ids = self.lease(groups.len()).await;
         let objects = identify(&self.core, groups, &ids);
@@ -162,7 +170,7 @@ impl Uploader {
         stream::iter(objects).map(|object| this.put_one(object, source)).buffered(PUTS_IN_FLIGHT).try_collect().await
     }
 
-    async fn put_one(&self, mut object: PlannedObject, source: Source) -> Result<PlannedObject, UploadError> {
+    async fn put_one(&self, mut object: PlannedObject, source: Source) -> Result<PlannedObject, NotPut> {
         let mut backoff = Backoff::default();
         loop {
             let error = match self.try_put(&mut object).await {
@@ -172,8 +180,12 @@ impl Uploader {
             if matches!(error, UploadError::Put(PutError::Taken)) {
                 object.descriptor.attempt += 1;
             }
-            if matches!(error, UploadError::Log(_)) && source == Source::Sealed {
-                return Err(error);
+            if matches!(error, UploadError::Log(_)) {
+                if object.is_outdated() {
+                    return Err(NotPut::Outdated);
+                } else if source == Source::Sealed {
+                    return Err(NotPut::Unreadable(error));
+                }
             }
             let wait = backoff.next(self.random.as_ref());
             let id = object.descriptor.id;
