@@ -4,6 +4,7 @@ mod adopt;
 mod anchors;
 mod basic;
 mod cluster;
+mod files;
 mod model;
 mod orphans;
 
