@@ -16,7 +16,7 @@ page = docs / "compatibility.md"
 HEAD = """# Client suites on Ottla
 
 Written by `compat/run-all`; do not edit. The suites are other projects' own integration tests; the baseline is
-what of each passes on Apache Kafka 4.3.1. One node, default properties unless the suite's README says otherwise.
+what of each passes on Apache Kafka 4.3.1. Three nodes for librdkafka and kafkajs, one for the others; default properties unless the suite's README says otherwise.
 A test that Kafka passes and Ottla does not is *missing*, with the reason: *later* waits for a part of Kafka that
 is not built yet, *differs* is meant to be so, and the rest are faults.
 

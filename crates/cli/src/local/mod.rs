@@ -21,6 +21,13 @@ const NODES_MAX: u32 = 5;
 pub(crate) enum LocalCommand {
     /// Starts a cluster and prints its bootstrap servers when every node is ready
     Start(StartArgs),
+    /// Starts one broker more, which joins the cluster, and waits until it is ready
+    Add {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// Its number, above those that there are
+        id: u32,
+    },
     /// Stops all nodes or one gracefully, and waits
     Stop {
         #[command(flatten)]
@@ -82,6 +89,7 @@ pub(crate) struct StartArgs {
 pub(crate) fn run(command: LocalCommand) -> Result<()> {
     match command {
         LocalCommand::Start(arguments) => start(&arguments),
+        LocalCommand::Add { cluster, id } => add(&cluster, id),
         LocalCommand::Stop { cluster, id } => stop(cluster, id),
         LocalCommand::Kill { cluster, id } => Node::of(&cluster.dir, id)?.kill(),
         LocalCommand::Restart { cluster, id } => {
@@ -105,6 +113,7 @@ fn start(arguments: &StartArgs) -> Result<()> {
         port: arguments.port,
         apart: arguments.controller_apart,
     };
+    layout.write(&arguments.properties)?;
     let nodes: Vec<Node> = layout.ids().into_iter().map(|id| Node::of(&directory, id)).collect::<Result<_>>()?;
     for (node, id) in nodes.iter().zip(layout.ids()) {
         node.configure(&server_properties(&layout, id, &overrides)?)?;
@@ -114,6 +123,20 @@ fn start(arguments: &StartArgs) -> Result<()> {
     launched.into_iter().try_for_each(node::Launched::wait_ready)?;
     let ports = layout.brokers().map(|id| Ok(format!("127.0.0.1:{}", layout.client_port(id)?)));
     tell(&ports.collect::<Result<Vec<_>>>()?.join(","));
+    Ok(())
+}
+
+fn add(cluster: &ClusterArgs, id: u32) -> Result<()> {
+    let directory = std::path::absolute(&cluster.dir)?;
+    let (layout, properties) = Layout::read(&directory)?;
+    if id < layout.brokers().end {
+        bail!("node {id} is one of those that the cluster was started with: restart it");
+    }
+    let overrides = properties.lines().map(Override::parse).collect::<Result<Vec<_>>>()?;
+    let node = Node::of(&directory, id)?;
+    node.configure(&server_properties(&layout, id, &overrides)?)?;
+    node.launch()?.wait_ready()?;
+    tell(&format!("127.0.0.1:{}", layout.client_port(id)?));
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! The `server.properties` of a local node: the defaults that client suites count on, then what they override.
 
 use std::fmt::Write;
+use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// How far above the first node's port controllers listen.
 const CONTROLLER_DISTANCE: u32 = 100;
@@ -45,6 +46,40 @@ pub(crate) struct Layout<'a> {
     pub(crate) port: u16,
     /// A controller of its own keeps metadata.
     pub(crate) apart: bool,
+}
+
+/// Where a layout is kept, so that a later broker can be made to fit; in the cluster's directory.
+const LAYOUT_FILE: &str = "layout";
+
+impl<'a> Layout<'a> {
+    /// Keeps the layout, and the properties that were given, in the cluster's directory: the numbers in one line, then
+    /// a line for each property.
+    pub(crate) fn write(&self, properties: &[String]) -> Result<()> {
+        if let Some(odd) = properties.iter().find(|text| text.contains('\n')) {
+            bail!("-x {odd}: a property is one line");
+        }
+        let Self { directory, nodes, first, port, apart } = self;
+        let path = directory.join(LAYOUT_FILE);
+        let mut lines = vec![format!("{nodes} {first} {port} {apart}")];
+        lines.extend_from_slice(properties);
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::write(&path, lines.join("\n")))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The layout of a cluster that was started in `directory`, and the properties that were given, a line each.
+    pub(crate) fn read(directory: &'a Path) -> Result<(Self, String)> {
+        let path = directory.join(LAYOUT_FILE);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (numbers, properties) = text.split_once('\n').unwrap_or((&text, ""));
+        let parse = || {
+            let [nodes, first, port, apart] = numbers.split(' ').collect::<Vec<_>>()[..] else { return None };
+            let (nodes, first) = (nodes.parse().ok()?, first.parse().ok()?);
+            Some(Self { directory, nodes, first, port: port.parse().ok()?, apart: apart.parse().ok()? })
+        };
+        let layout = parse().ok_or_else(|| anyhow!("{} is not what `local start` wrote", path.display()))?;
+        Ok((layout, properties.to_owned()))
+    }
 }
 
 impl Layout<'_> {
@@ -177,6 +212,23 @@ mod tests {
         let lines = lines(&["2:a=1", "3:b=2", "c=x{node}y:{node}", "listeners=A://h:1"]);
         assert_eq!(lines[lines.len() - 3..], ["a=1", "c=x2y:2", "listeners=A://h:1"]);
         assert!(!lines.iter().any(|line| line.starts_with("b=")));
+    }
+
+    #[test]
+    fn a_layout_is_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = Layout { directory: directory.path(), nodes: 3, first: 1, port: 19092, apart: true };
+        for given in [vec![], vec!["2:a=1".to_owned(), "b=x y".to_owned()]] {
+            layout.write(&given).expect("written");
+            let (read, properties) = Layout::read(directory.path()).expect("readable");
+            assert_eq!((read.nodes, read.first, read.port, read.apart), (3, 1, 19092, true));
+            assert_eq!(properties.lines().collect::<Vec<_>>(), given);
+        }
+        assert!(layout.write(&["a=1\nb=2".to_owned()]).is_err());
+        for odd in ["", "3", "3 1 19092 perhaps", "3 1 70000 true", "3 1 19092 true 5"] {
+            fs::write(directory.path().join(LAYOUT_FILE), odd).expect("written");
+            assert!(Layout::read(directory.path()).is_err(), "{odd}");
+        }
     }
 
     #[test]
