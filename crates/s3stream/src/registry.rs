@@ -181,9 +181,7 @@ impl Registry {
         let Some(stream) = inner.open.get(&id) else {
             return;
         };
-        let moved =
-            |metadata: &StreamMetadata| metadata.epoch > stream.epoch() && metadata.is_elsewhere(core.settings.node);
-        let gone = core.stream_manager.stream(id).is_none_or(|metadata| moved(&metadata));
+        let gone = is_gone(core, stream);
         let done = {
             let mut state = stream.state.lock();
             state.closed = true;
@@ -195,6 +193,21 @@ impl Registry {
         if done {
             inner.open.remove(&id);
         }
+    }
+
+    /// Gives up what is left of streams that went to other nodes, or were deleted. Whether there was anything.
+    pub(crate) fn abandon_gone(&self, core: &Core) -> bool {
+        let inner = self.inner.lock();
+        let mut any = false;
+        for stream in inner.open.values() {
+            let mut state = stream.state.lock();
+            if state.tail.has_pending() && is_gone(core, stream) {
+                state.closed = true;
+                abandon(core, &mut state.tail);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Metadata took a slice: the stream's current opening serves it from objects from now on.
@@ -305,6 +318,13 @@ impl Registry {
         inner.first_unopened(core, true).is_none()
             && inner.open.values().all(|stream| !stream.state.lock().tail.has_pending())
     }
+}
+
+/// Whether nothing of this opening can be committed any more, and nobody here needs it: another node has the stream, and
+/// with it all that was not committed, or it was deleted.
+fn is_gone(core: &Core, stream: &Stream) -> bool {
+    let moved = |metadata: StreamMetadata| metadata.epoch > stream.epoch() && metadata.is_elsewhere(core.settings.node);
+    core.stream_manager.stream(stream.id()).is_none_or(moved)
 }
 
 fn commit(core: &Core, tail: &mut Tail, end: Offset, checkpoint: Option<Offset>) {

@@ -186,6 +186,20 @@ async fn an_upload_whose_records_were_trimmed_is_planned_anew() {
     assert_eq!((stream.committed_offset(), text(&stream).await), (offset(2), "b".to_owned()));
 }
 
+/// The stream moved on, and nobody has told yet: its new node committed all of it, and the sealed log was let go.
+#[tokio::test]
+async fn what_was_adopted_and_moved_on_is_not_waited_for() {
+    let one = rig();
+    let two = beside(&one, 2, Settings { block_cache_bytes: 0, ..settings() });
+    append(&open(&one, 1), 1, b"a");
+    let (_log, present, streams) = fail_over(one, &two, &[1]).await;
+    grant(&beside(&two, 3, settings()), 1);
+    present.store(false, Ordering::SeqCst);
+    two.store.flush().await.expect("nothing of it is this node's");
+    assert_eq!((two.store.backlog_bytes(), two.metadata.commits()), (0, 0));
+    assert_eq!(streams[0].append_checkpoint(offset(0), b""), Err(AppendError::Closed));
+}
+
 async fn hand_over(from: &Stream) -> HandOver {
     from.park();
     let hand_over = from.export_tail(1 << 20).await.expect("exports");

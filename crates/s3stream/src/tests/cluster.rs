@@ -432,9 +432,16 @@ impl Cluster {
             self.nodes[source].store.close(StreamId(stream));
         }
         let durable = self.models[&stream].durable;
-        self.open(stream);
+        match self.pick(10) {
+            // The target is killed before it opens the stream, for good or not.
+            0 => self.crash(target).await,
+            1 => self.lose(target).await,
+            _ => self.open(stream),
+        }
         assert_eq!(self.models[&stream].durable, durable, "nothing is lost, acknowledged or not");
-        self.nodes[source].streams.remove(&stream);
+        if self.models[&stream].leader != source {
+            self.nodes[source].streams.remove(&stream);
+        }
         self.moves += 1;
     }
 

@@ -134,6 +134,8 @@ impl Uploader {
         let objects = match self.put_all(slices, source).await {
             Ok(objects) => objects,
             Err(NotPut::Outdated) => return true,
+            // The log may have been let go because others committed what it held.
+            Err(NotPut::Unreadable(_)) if self.registry.abandon_gone(&self.core) => return true,
             Err(NotPut::Unreadable(error)) => {
                 let wait = self.sealed_backoff.next(self.random.as_ref());
                 self.sealed_after_ms = boot_ms(self.core.clock.as_ref()) + wait.as_millis() as u64;
