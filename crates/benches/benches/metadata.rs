@@ -1,15 +1,18 @@
-//! Metadata at 100,000 partitions of 20 ranges each, led by 100 nodes: applying a commit, publishing an image,
-//! walking everything, and the memory of it. `cargo bench --bench metadata`.
+//! Metadata at 100,000 partitions of 20 ranges each, three replicas, led by 100 nodes: applying a commit, the failover of a
+//! node and a move of all it leads, planning both, publishing an image, walking everything, and the memory of it.
+//! `cargo bench --bench metadata`.
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use common::{LogIndex, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
+use common::{LogIndex, Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use metadata::command::{NewObject, NewSlice};
+use metadata::balance::{Balancer, Settings, Traffic};
+use metadata::command::{FailOver, NewObject, NewSlice, Seal};
+use metadata::placement::plan_fail_over;
 use metadata::state::{State, apply};
-use metadata::{Command, Outcome, Registration};
+use metadata::{Command, Outcome, Registration, WalClass, WalDescriptor};
 use uuid::Uuid;
 
 const NODES: i32 = 100;
@@ -36,7 +39,9 @@ impl Cluster {
         for node in 0..NODES {
             let incarnation = Uuid::from_u128(u128::from(node.unsigned_abs()) + 1);
             let id = NodeId(node);
-            cluster.submit(&Command::RegisterNode(Registration::new(id, incarnation)));
+            let wal = WalDescriptor { uuid: wal(node), class: WalClass::Shared, location: "file:///wal".into() };
+            let registration = Registration { wal: Some(wal), ..Registration::new(id, incarnation) };
+            cluster.submit(&Command::RegisterNode(registration));
             let lease = Command::LeaseObjectIds { node: id, node_epoch: epoch(node), count: 100_000 };
             if let Outcome::Leased { first } = cluster.submit(&lease) {
                 cluster.next_object.push(first);
@@ -47,7 +52,8 @@ impl Cluster {
 
     fn create_topics(&mut self) {
         for topic in 0..PARTITIONS / PER_TOPIC {
-            let partitions = (0..PER_TOPIC).map(|index| Arc::from([leader(topic * PER_TOPIC + index)].as_slice()));
+            let replicas = |index| (0..3).map(|at| leader(topic * PER_TOPIC + index + at)).collect::<Arc<[NodeId]>>();
+            let partitions = (0..PER_TOPIC).map(replicas);
             let command = Command::CreateTopic {
                 id: Uuid::from_u128(u128::from(topic) + 1),
                 name: format!("topic-{topic}").into(),
@@ -86,12 +92,42 @@ impl Cluster {
     }
 }
 
+fn wal(node: i32) -> Uuid {
+    Uuid::from_u128(u128::from(node.unsigned_abs()) + 1_000)
+}
+
 fn epoch(node: i32) -> NodeEpoch {
     NodeEpoch(u64::from(node.unsigned_abs()) + 1)
 }
 
 fn leader(partition: u64) -> NodeId {
     NodeId(i32::try_from(partition % u64::from(NODES.unsigned_abs())).expect("small"))
+}
+
+/// The loss of node 0 with a tail in each of its streams.
+fn fail_over(state: &State) -> Command {
+    let tails = state.streams_led_by(NodeId(0)).map(|stream| (stream, Offset(1 << 40))).collect();
+    let seal = Some(Seal { wal: wal(0), end: Lsn(1 << 30), tails });
+    let leaders = plan_fail_over(state, NodeId(0));
+    Command::FailOver(FailOver { node: NodeId(0), node_epoch: epoch(0), seal, leaders })
+}
+
+/// Everything that node 0 leads goes to node 1.
+fn moves(state: &State) -> (Command, Command) {
+    let (source, target) = ((NodeId(0), epoch(0)), (NodeId(1), epoch(1)));
+    let streams: Vec<StreamId> = state.streams_led_by(NodeId(0)).collect();
+    let reserved = streams.iter().map(|stream| (*stream, state.streams[stream].next_epoch())).collect();
+    (Command::ReserveMove { source, target, streams }, Command::CommitMove { source, target, streams: reserved })
+}
+
+/// What a Metadata answer for all topics reads of the image; encoding it is the broker's.
+fn list(state: &State) -> i64 {
+    let mut sum = 0;
+    for partition in state.topics.values().flat_map(|topic| &topic.partitions) {
+        sum += i64::from(state.leader_or_none(partition).map_or(-1, |leader| leader.0));
+        sum += state.replicas_of(partition).chain(state.isr(partition)).map(|id| i64::from(id.0)).sum::<i64>();
+    }
+    sum
 }
 
 /// Resident bytes of this process.
@@ -120,6 +156,7 @@ fn metadata(c: &mut Criterion) {
         }
     }
     report("bytes per range", (resident() - created) / (PARTITIONS * RANGES));
+    report("bytes of everything", resident() - before);
     report("applying all uploads, ns per range", started.elapsed().as_nanos() / u128::from(PARTITIONS * RANGES));
 
     c.bench_function("publish an image", |b| b.iter(|| Arc::new(black_box(&cluster.state).clone())));
@@ -129,18 +166,68 @@ fn metadata(c: &mut Criterion) {
     c.bench_function("walk all topics and partitions", |b| {
         b.iter(|| cluster.state.topics.values().map(|topic| topic.partitions.len()).sum::<usize>());
     });
-    let upload = cluster.upload(0, RANGES);
-    c.bench_function("commit an object of 1,000 slices after a publication", |b| {
-        b.iter_batched_ref(
-            || cluster.state.clone(),
-            |state| apply(state, LogIndex(state.applied.0 + 1), 0, &upload),
-            BatchSize::SmallInput,
-        );
+    c.bench_function("list all partitions with leaders, replicas and in-sync replicas", |b| {
+        b.iter(|| list(black_box(&cluster.state)));
     });
+    let upload = cluster.upload(0, RANGES);
+    after_a_publication(c, "commit an object of 1,000 slices", &cluster.state, &upload);
+    c.bench_function("plan the failover of 1,000 partitions", |b| {
+        b.iter(|| plan_fail_over(black_box(&cluster.state), NodeId(0)));
+    });
+    after_a_publication(c, "fail 1,000 partitions over", &cluster.state, &fail_over(&cluster.state));
+    let (reserve, commit) = moves(&cluster.state);
+    after_a_publication(c, "reserve the move of 1,000 partitions", &cluster.state, &reserve);
+    let reserved = after(&cluster.state, &reserve).0;
+    after_a_publication(c, "commit the move of 1,000 partitions", &reserved, &commit);
+    let sealed = after(&cluster.state, &fail_over(&cluster.state)).0;
+    let other = cluster.upload(1, RANGES);
+    after_a_publication(c, "commit an object of 1,000 slices while a log is sealed", &sealed, &other);
+    balance(c, &cluster.state);
     let published = cluster.state.clone();
     cluster.submit(&upload);
     c.bench_function("delta after that commit", |b| {
         b.iter(|| ::metadata::Delta::between(black_box(&published), black_box(&cluster.state)));
+    });
+}
+
+fn after(state: &State, command: &Command) -> (State, Outcome) {
+    let (mut state, index) = (state.clone(), LogIndex(state.applied.0 + 1));
+    let outcome = apply(&mut state, index, 0, command);
+    (state, outcome)
+}
+
+/// Applies a command to a state whose structure a published image shares.
+fn after_a_publication(c: &mut Criterion, name: &str, state: &State, command: &Command) {
+    let outcome = after(state, command).1;
+    let all = |done: &[bool]| done.len() == 1_000 && done.iter().all(|done| *done);
+    let is_whole = match &outcome {
+        Outcome::Moved { committed } | Outcome::Slices { committed } => all(committed),
+        Outcome::Opened { epochs } => epochs.len() == 1_000 && epochs.iter().all(Option::is_some),
+        _ => false,
+    };
+    assert!(is_whole, "{name}: {outcome:?}");
+    c.bench_function(name, |b| {
+        b.iter_batched_ref(
+            || state.clone(),
+            |state| apply(state, LogIndex(state.applied.0 + 1), 0, command),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+/// A look at a cluster whose every partition carries something: nothing is to be moved.
+fn balance(c: &mut Criterion, state: &State) {
+    let sample = |stream: &StreamId| (*stream, Traffic { bytes_in: 1_000_000, bytes_out: 0, requests: 0 });
+    let samples = state.streams.keys().map(sample).collect();
+    let mut balancer = Balancer::new(Settings::default());
+    let mut seconds = 0;
+    c.bench_function("observe and plan a balanced cluster", |b| {
+        b.iter(|| {
+            seconds += 5;
+            let now = Duration::from_secs(seconds);
+            balancer.observe(now, state, &samples);
+            balancer.plan(now, state)
+        });
     });
 }
 

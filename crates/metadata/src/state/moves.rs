@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{State, require_current};
 use crate::command::{Life, Outcome, Refusal};
-use crate::image::{PartitionImage, Reservation, StreamImage, VoidEpoch, WalImage, WalState};
+use crate::image::{NodeImage, PartitionImage, Reservation, StreamImage, VoidEpoch, WalImage, WalState};
 
 /// Void epochs of one stream, above which no move of it is begun: a bound on what failed moves leave behind.
 pub(super) const VOID_MAX: usize = 32;
@@ -163,8 +163,36 @@ pub(super) fn alter_replicas(state: &mut State, changes: &[(StreamId, Arc<[NodeI
     Outcome::Moved { committed: changes.iter().map(alter).collect() }
 }
 
+/// Another node takes the place of `gone` wherever it is a replica: the leader if it is none, else a live one of another rack
+/// where there is one, a different one from stream to stream. Where no node is left the list gets shorter.
+pub(super) fn forget_replica(state: &mut State, gone: NodeId) {
+    let listed = |partition: &PartitionImage| partition.replicas.contains(&gone);
+    let affected = state.topics.values().flat_map(|topic| &topic.partitions).filter(|partition| listed(partition));
+    let changes: Vec<(StreamId, Arc<[NodeId]>)> =
+        affected.map(|partition| (partition.stream, without(state, partition, gone))).collect();
+    for (stream, replicas) in changes {
+        if let Some(partition) = partition_mut(state, stream) {
+            partition.replicas = replicas;
+        }
+    }
+}
+
+fn without(state: &State, partition: &PartitionImage, gone: NodeId) -> Arc<[NodeId]> {
+    let rest = partition.replicas.iter().filter(|id| **id != gone);
+    let racks: BTreeSet<&Arc<str>> = rest.filter_map(|id| state.nodes.get(id)?.rack.as_ref()).collect();
+    let rank = |node: &&Arc<NodeImage>| {
+        let shares_rack = node.rack.as_ref().is_some_and(|rack| racks.contains(rack));
+        let turn = (node.id.0.unsigned_abs()).wrapping_sub(partition.stream.0 as u32) % 1024;
+        (node.id != partition.leader, node.fenced, shares_rack, turn, node.id)
+    };
+    let others = state.nodes.values().filter(|node| node.id != gone && !partition.replicas.contains(&node.id));
+    let substitute = others.min_by_key(rank).map(|node| node.id);
+    let replace = |id: &NodeId| if *id == gone { substitute } else { Some(*id) };
+    partition.replicas.iter().filter_map(replace).collect()
+}
+
 /// Whether these are registered nodes, each once.
-fn are_replicas(state: &State, replicas: &[NodeId]) -> bool {
+pub(super) fn are_replicas(state: &State, replicas: &[NodeId]) -> bool {
     let distinct: BTreeSet<&NodeId> = replicas.iter().take(REPLICAS_MAX + 1).collect();
     let count = 1..=REPLICAS_MAX;
     count.contains(&replicas.len())

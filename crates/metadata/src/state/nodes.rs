@@ -110,6 +110,7 @@ pub(super) fn unregister(state: &mut State, node: NodeId) -> Result<Outcome, Ref
         return Err(Refusal::Invalid(format!("node {node} still leads partitions")));
     }
     wals::forget_over(state, node);
+    moves::forget_replica(state, node);
     state.nodes.remove(&node);
     Ok(Outcome::Done)
 }

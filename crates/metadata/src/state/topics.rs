@@ -5,7 +5,7 @@ use std::sync::Arc;
 use common::{NodeId, Offset, StreamEpoch, StreamId};
 use uuid::Uuid;
 
-use super::{State, objects, wals};
+use super::{State, moves, objects, wals};
 use crate::command::{Outcome, Refusal};
 use crate::image::{ConfigResource, NodeDraining, PartitionImage, StreamImage, TopicImage};
 
@@ -73,6 +73,9 @@ fn require_placeable(state: &State, existing: usize, added: &[Arc<[NodeId]>]) ->
     }
     for replicas in added {
         let first = replicas.first().ok_or_else(|| Refusal::Invalid("a partition needs a replica".into()))?;
+        if !moves::are_replicas(state, replicas) {
+            return Err(Refusal::Invalid(format!("replicas are registered nodes, each once: {replicas:?}")));
+        }
         if !replicas.iter().any(|node| state.is_live(*node)) {
             return Err(Refusal::Invalid(format!("no replica is alive, beginning with node {first}")));
         }

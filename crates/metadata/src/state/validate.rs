@@ -32,7 +32,7 @@ impl State {
     /// * Ranges of a stream are contiguous and cover `start..end` exactly once; none lies below the start.
     /// * An object's references are the ranges and checkpoints that name it; one without any is destroyed.
     /// * Every partition has a stream that knows it, every stream a partition; topic ids and names match.
-    /// * Every partition is led by a registered node, and no node is forgotten whose log may be needed.
+    /// * Leaders and replicas are registered nodes, and no node is forgotten whose log may be needed.
     /// * Ids and epochs in use lie below the counters they come from.
     /// * Reserved and void epochs were never granted, and no number is used twice.
     /// * A node has one open log at most. A sealed one is pending for existing streams, above their committed ends.
@@ -69,7 +69,8 @@ impl State {
                 let stream = self.streams.get(&partition.stream);
                 let knows = stream.is_some_and(|stream| stream.topic == *id && stream.partition as usize == index);
                 let is_led = self.nodes.contains_key(&partition.leader) && partition.leader_epoch >= 0;
-                if !knows || !is_led || partition.replicas.is_empty() {
+                let are_known = partition.replicas.iter().all(|id| self.nodes.contains_key(id));
+                if !knows || !is_led || !are_known || partition.replicas.is_empty() {
                     return Err(format!("partition {}-{index} does not fit its stream, or has no leader", topic.name));
                 }
             }

@@ -216,6 +216,63 @@ fn a_snapshot_of_version_1_is_read_and_written_again() {
     assert_eq!(written, golden.lines().collect::<Vec<_>>(), "nodes of version 1 read what is written for them");
 }
 
+/// An image with all that came with version 2: peers, draining, a reservation, a void epoch, logs of every state.
+fn image_of_version_2() -> MetadataImage {
+    let mut image = MetadataImage { cluster_id: "c".into(), ..MetadataImage::default() };
+    let life = |node: i32| (NodeId(node), NodeEpoch(u64::from(node.unsigned_abs())));
+    let wal = |node: i32| Uuid::from_u128(100 + u128::from(node.unsigned_abs()));
+    let register = |node: i32| {
+        let descriptor = WalDescriptor { uuid: wal(node), class: WalClass::Shared, location: "file:///w".into() };
+        let (peer, wal) = (format!("h:{node}").into(), Some(descriptor));
+        Command::RegisterNode(Registration { peer, wal, ..Registration::new(NodeId(node), Uuid::from_u128(1)) })
+    };
+    let replicas: Arc<[NodeId]> = Arc::from([NodeId(1), NodeId(2)].as_slice());
+    let fail_over = |node: i32, seal| {
+        let (node, node_epoch) = life(node);
+        Command::FailOver(FailOver { node, node_epoch, seal, leaders: Vec::new() })
+    };
+    let seal = Seal { wal: wal(3), end: Lsn(9), tails: vec![(StreamId(2), Offset(5))] };
+    let reserve = || Command::ReserveMove { source: life(1), target: life(2), streams: vec![StreamId(1)] };
+    let commands = [
+        register(1),
+        register(2),
+        register(3),
+        register(4),
+        Command::CreateTopic {
+            id: Uuid::from_u128(7),
+            name: "t".into(),
+            partitions: vec![replicas; 2],
+            configs: Vec::new(),
+        },
+        Command::OpenStreams { node: NodeId(1), node_epoch: NodeEpoch(1), streams: vec![StreamId(1)] },
+        reserve(),
+        reserve(),
+        Command::SetDraining { node: NodeId(2), draining: true },
+        Command::StopNode { node: NodeId(1), node_epoch: NodeEpoch(1) },
+        fail_over(3, Some(seal)),
+        fail_over(4, None),
+        Command::AbandonWal { wal: wal(4), leaders: Vec::new() },
+    ];
+    for (index, command) in (1..).zip(&commands) {
+        let outcome = crate::state::apply(&mut image, common::LogIndex(index), 0, command);
+        assert!(!matches!(outcome, Outcome::Refused(_)), "{command:?}: {outcome:?}");
+    }
+    image
+}
+
+#[test]
+fn golden_snapshot_of_version_2() {
+    let image = image_of_version_2();
+    let hex = |chunk: &Bytes| -> String { chunk.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let written: Vec<String> = chunks(&image).iter().map(hex).collect();
+    assert_eq!(
+        written.join("\n"),
+        include_str!("golden_snapshot_2.txt").trim_end(),
+        "the bytes of a snapshot never change"
+    );
+    assert_eq!(round_trip(&image), image);
+}
+
 /// Version 1, entry 9 of term 2 by node 1, membership {1} from entry 0, cluster `c`, counters, applied 1.
 const GOLDEN_HEAD: &str = "0a25080112060802100118091a040801100122080a030a01011201012a01633802400148015801";
 

@@ -349,7 +349,15 @@ fn a_node_is_forgotten_only_when_nothing_needs_it() {
     commit(&mut machine, 2, 1, vec![NewSlice { epoch: StreamEpoch(2), ..slice(1, 0, 5) }]);
     assert!(is_refused(&machine.apply(&unregister)), "leads stream 3");
     machine.apply(&fail_over(1, None, &[(3, 3)]));
+    let to = |replicas: &[i32]| -> Arc<[NodeId]> { replicas.iter().copied().map(NodeId).collect() };
+    let lists = [(1, &[1, 3][..]), (2, &[2, 1]), (3, &[3, 2, 1])];
+    let changes = lists.map(|(stream, replicas)| (StreamId(stream), to(replicas))).to_vec();
+    assert_eq!(machine.apply(&Command::AlterReplicas { changes }), moved(&[true; 3]));
     assert_eq!(machine.apply(&unregister), Outcome::Done);
+    let partitions = &machine.state.topics[&Uuid::from_u128(1)].partitions;
+    let replicas: Vec<Arc<[NodeId]>> = partitions.iter().map(|partition| Arc::clone(&partition.replicas)).collect();
+    // Its leader, another node, nobody.
+    assert_eq!(replicas, [to(&[2, 3]), to(&[2, 3]), to(&[3, 2])]);
     assert!(!machine.state.nodes.contains_key(&NodeId(1)) && !machine.state.wals.contains_key(&WALS[1]));
     assert_eq!(machine.apply(&unregister), Outcome::Refused(Refusal::UnknownNode(NodeId(1))));
     assert!(machine.state.objects.contains_key(&ObjectId(1)));
