@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use common::NodeId;
 use kafka_protocol::messages::describe_topic_partitions_request::DescribeTopicPartitionsRequest;
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
@@ -13,7 +12,7 @@ use kafka_protocol::protocol::StrBytes;
 use metadata::{MetadataImage, PartitionImage, TopicImage};
 use protocol::ErrorCode;
 
-use super::metadata::{ALL_TOPIC_OPERATIONS, is_live};
+use super::metadata::{ALL_TOPIC_OPERATIONS, Replicas};
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 use crate::config::is_internal_topic;
@@ -114,21 +113,19 @@ fn describe_partition(
     index: usize,
     partition: &PartitionImage,
 ) -> DescribeTopicPartitionsResponsePartition {
-    let ids = |wanted: &dyn Fn(NodeId) -> bool| {
-        partition.replicas.iter().filter(|id| wanted(**id)).map(|id| BrokerId(id.0)).collect::<Vec<_>>()
-    };
-    let is_led = is_live(image, partition.leader);
-    let code = if is_led { 0 } else { ErrorCode::LeaderNotAvailable.code() };
+    let replicas = Replicas::of(image, partition);
+    let leader = image.leader_or_none(partition);
+    let code = if leader.is_some() { 0 } else { ErrorCode::LeaderNotAvailable.code() };
     DescribeTopicPartitionsResponsePartition::default()
         .with_error_code(code)
         .with_partition_index(i32::try_from(index).unwrap_or(i32::MAX))
-        .with_leader_id(BrokerId(if is_led { partition.leader.0 } else { -1 }))
+        .with_leader_id(BrokerId(leader.map_or(-1, |leader| leader.0)))
         .with_leader_epoch(partition.leader_epoch)
-        .with_replica_nodes(ids(&|_| true))
-        .with_isr_nodes(ids(&|id| is_live(image, id)))
+        .with_replica_nodes(replicas.all)
+        .with_isr_nodes(replicas.in_sync)
         .with_eligible_leader_replicas(Some(Vec::new()))
         .with_last_known_elr(Some(Vec::new()))
-        .with_offline_replicas(ids(&|id| !is_live(image, id)))
+        .with_offline_replicas(replicas.offline)
 }
 
 fn error_topic(code: ErrorCode, name: &str) -> DescribeTopicPartitionsResponseTopic {

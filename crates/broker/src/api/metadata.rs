@@ -207,34 +207,78 @@ impl View<'_> {
     }
 
     fn partition(&self, index: i32, partition: &PartitionImage) -> MetadataResponsePartition {
-        let ids = |wanted: &dyn Fn(NodeId) -> bool| {
-            partition.replicas.iter().filter(|id| wanted(**id)).map(|id| BrokerId(id.0)).collect::<Vec<_>>()
-        };
+        let replicas = Replicas::of(self.image, partition);
         let response = MetadataResponsePartition::default()
             .with_partition_index(index)
             .with_leader_epoch(partition.leader_epoch)
-            .with_replica_nodes(ids(&|_| true))
-            .with_isr_nodes(ids(&|id| is_live(self.image, id)))
-            .with_offline_replicas(ids(&|id| !is_live(self.image, id)));
-        if !is_live(self.image, partition.leader) {
+            .with_replica_nodes(replicas.all)
+            .with_isr_nodes(replicas.in_sync)
+            .with_offline_replicas(replicas.offline);
+        let Some(leader) = self.image.leader_or_none(partition) else {
             let code = ErrorCode::LeaderNotAvailable.code();
             return response.with_error_code(code).with_leader_id(BrokerId(-1));
-        }
-        let node = self.image.nodes.get(&partition.leader);
+        };
+        let node = self.image.nodes.get(&leader);
         let is_reachable = node.is_some_and(|node| node.endpoints.iter().any(|end| end.listener == self.listener));
         if !is_reachable {
             let code = ErrorCode::ListenerNotFound.code();
             return response.with_error_code(code).with_leader_id(BrokerId(-1));
         }
-        response.with_leader_id(BrokerId(partition.leader.0))
+        response.with_leader_id(BrokerId(leader.0))
     }
 }
 
-/// Whether a node is registered and not fenced.
-pub(crate) fn is_live(image: &MetadataImage, id: NodeId) -> bool {
-    image.nodes.get(&id).is_some_and(|node| !node.fenced)
+/// A partition's replicas as clients are told them.
+pub(super) struct Replicas {
+    /// All, preferred leader first.
+    pub(super) all: Vec<BrokerId>,
+    /// Those that live.
+    pub(super) in_sync: Vec<BrokerId>,
+    /// The others.
+    pub(super) offline: Vec<BrokerId>,
+}
+
+impl Replicas {
+    pub(super) fn of(image: &MetadataImage, partition: &PartitionImage) -> Self {
+        let ids = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| BrokerId(id.0)).collect();
+        Self {
+            all: ids(&mut image.replicas_of(partition)),
+            in_sync: ids(&mut image.isr(partition)),
+            offline: ids(&mut image.replicas_of(partition).filter(|id| !image.is_live(*id))),
+        }
+    }
 }
 
 fn error_topic(code: ErrorCode, name: Option<TopicName>, id: Uuid) -> MetadataResponseTopic {
     MetadataResponseTopic::default().with_error_code(code.code()).with_name(name).with_topic_id(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::cluster_image::{fence, image};
+
+    #[test]
+    fn what_a_lost_broker_led_has_no_leader_and_stays_listed() {
+        let mut image = image(&[&[1, 2], &[2, 1]]);
+        fence(&mut image, 1);
+        let request = MetadataRequest::default();
+        let view = View { image: &image, listener: "PLAINTEXT", request: &request };
+        let topic = view.topic(image.topic("t").expect("there"));
+        let ids = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+        let lost = &topic.partitions[0];
+        assert_eq!((lost.error_code, lost.leader_id.0), (ErrorCode::LeaderNotAvailable.code(), -1));
+        assert_eq!(
+            (ids(&lost.replica_nodes), ids(&lost.isr_nodes), ids(&lost.offline_replicas)),
+            (vec![1, 2], vec![2], vec![1])
+        );
+        let other = &topic.partitions[1];
+        assert_eq!(
+            (ids(&other.replica_nodes), ids(&other.isr_nodes), ids(&other.offline_replicas)),
+            (vec![2, 1], vec![2], vec![1])
+        );
+        // The brokers of this image have no listeners.
+        assert_eq!((other.error_code, other.leader_id.0), (ErrorCode::ListenerNotFound.code(), -1));
+        assert!(view.brokers().is_empty());
+    }
 }

@@ -3,8 +3,11 @@
 
 mod alter;
 mod alter_configs;
+mod alter_partition_reassignments;
 mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
+#[cfg(test)]
+mod cluster_image;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -16,6 +19,7 @@ mod describe_groups;
 mod describe_log_dirs;
 mod describe_quorum;
 mod describe_topic_partitions;
+mod elect_leaders;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -26,6 +30,7 @@ mod leave_group;
 mod list_config_resources;
 mod list_groups;
 mod list_offsets;
+mod list_partition_reassignments;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
@@ -33,6 +38,7 @@ mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 mod sync_group;
+mod unregister_broker;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,10 +185,14 @@ pub static REGISTRY: &[Api] = &[
     api::<describe_log_dirs::DescribeLogDirs>(),
     api::<create_partitions::CreatePartitions>(),
     api::<delete_groups::DeleteGroups>(),
+    api::<elect_leaders::ElectLeaders>(),
     api::<incremental_alter_configs::IncrementalAlterConfigs>(),
+    api::<alter_partition_reassignments::AlterPartitionReassignments>(),
+    api::<list_partition_reassignments::ListPartitionReassignments>(),
     api::<offset_delete::OffsetDelete>(),
     api::<describe_quorum::DescribeQuorum>(),
     api::<describe_cluster::DescribeCluster>(),
+    api::<unregister_broker::UnregisterBroker>(),
     api::<list_config_resources::ListConfigResources>(),
     api::<describe_topic_partitions::DescribeTopicPartitions>(),
 ];

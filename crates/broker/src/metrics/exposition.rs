@@ -139,7 +139,7 @@ fn partitions(encoder: &mut DescriptorEncoder<'_>, broker: &Broker, image: &Meta
     let led = all().filter(|partition| partition.leader == own).count();
     let help = "Partitions that this broker is to lead and does not serve: being opened, or damaged (see the log)";
     gauge(encoder, "ottla_offline_partitions", help, led.saturating_sub(open.len()))?;
-    let is_live = |id: &common::NodeId| image.nodes.get(id).is_some_and(|node| !node.fenced);
+    let is_live = |id: &common::NodeId| image.is_live(*id);
     let short = all().filter(|partition| partition.leader == own && !partition.replicas.iter().all(is_live)).count();
     let help = "Partitions led here with a replica on a broker that is not there";
     gauge(encoder, &format!("{manager}underreplicatedpartitions"), help, short)?;

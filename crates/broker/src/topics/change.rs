@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::NodeId;
 use metadata::command::Refusal;
-use metadata::{Command, Outcome, SubmitError};
+use metadata::{Command, MetadataImage, Outcome, SubmitError};
 use protocol::ErrorCode;
 use uuid::Uuid;
 
@@ -93,6 +93,21 @@ pub async fn submit(broker: &Broker, deadline: Deadline, command: Command) -> Re
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(ChangeError::plain(ErrorCode::RequestTimedOut)),
     }
+}
+
+/// Waits until metadata is as wanted here, or the deadline has passed.
+pub async fn wait_for(broker: &Broker, deadline: Deadline, is_reached: impl Fn(&MetadataImage) -> bool) {
+    let mut applied = broker.metadata.watch();
+    let reached = async {
+        loop {
+            applied.mark_unchanged();
+            // Where metadata has ended, nothing will change any more.
+            if is_reached(&broker.metadata.image()) || applied.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(deadline.left(broker), reached).await;
 }
 
 /// Creates a topic and waits until its partitions can be written.

@@ -5,7 +5,7 @@ mod change;
 mod name;
 mod placement;
 
-pub use change::{ChangeError, Deadline, create, ensure_exists, submit};
+pub use change::{ChangeError, Deadline, create, ensure_exists, submit, wait_for};
 pub use name::{check_name, colliding};
 pub use placement::{check_assignment, place, placer};
 

@@ -1,4 +1,4 @@
-use common::StreamId;
+use common::{NodeId, StreamId};
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor as RequestCursor, TopicRequest};
 use uuid::Uuid;
 
