@@ -8,12 +8,14 @@ use serde::Serialize;
 use crate::engine::{Record, Sample, Sighting};
 use crate::history::Kind;
 use crate::plan::{Action, Plan};
-use crate::timeline::{BUCKET_US, GAP_MIN_US, Gap, Outage, quantile};
+use crate::timeline::{BUCKET_US, GAP_MIN_US, Gap, quantile};
 
 /// A share of leaders this far from the mean is still a fair one.
 const FAIR: f64 = 0.15;
 /// Shorter gaps are not drawn.
 const DRAWN_GAP_MIN_US: u64 = 60_000;
+/// A gap that begins later after an action is not that action's.
+const LATER_US: u64 = 1_000_000;
 /// Gaps drawn of one partition.
 const DRAWN_GAPS_MAX: usize = 64;
 
@@ -56,8 +58,8 @@ pub struct PartitionFigures {
     pub unavailable_us: u64,
     /// The same over the last half of the steady time: what is noise.
     pub before_us: u64,
-    /// From the first action to the end of that gap; 0 if the gap is not clearly longer (twice, and 20 ms) than any of
-    /// those before.
+    /// From the action that the gap belongs to until the gap's end; 0 if it belongs to none, or is not clearly longer
+    /// (twice, and 20 ms) than any of those before.
     pub first_ack_us: u64,
     /// No record of it was acknowledged again.
     pub never: bool,
@@ -253,20 +255,29 @@ impl Window<'_> {
         let during = timeline.outage(partition, self.fault_us, record.load_end_us, record.settled_us, usual);
         let before = timeline.outage(partition, self.calm_us, self.fault_us, self.fault_us, usual);
         // A gap that the fault began is the fault's; before, it ends there.
-        let before = if before.ended_us > self.fault_us { Outage { unavailable_us: 0, ..before } } else { before };
+        let until_fault = before.gap.is_none_or(|gap| gap.to_us <= self.fault_us);
+        let before_us = if until_fault { before.unavailable_us } else { 0 };
         PartitionFigures {
             leader,
             affected: changed || leader.is_some_and(|leader| targets.contains(&leader)),
             unavailable_us: during.unavailable_us,
-            before_us: before.unavailable_us,
-            first_ack_us: if during.unavailable_us > 2 * before.unavailable_us + GAP_MIN_US {
-                during.ended_us.saturating_sub(self.fault_us)
-            } else {
-                0
-            },
+            before_us,
+            first_ack_us: during
+                .gap
+                .filter(|_| during.unavailable_us > 2 * before_us + GAP_MIN_US)
+                .map_or(0, |gap| self.first_ack(gap)),
             never: during.open,
             gaps: timeline.gaps(partition, DRAWN_GAP_MIN_US.max(usual * 3)).take(DRAWN_GAPS_MAX).collect(),
         }
+    }
+
+    /// From the action that a gap belongs to until its end: the first that was begun in it, or else one that ended
+    /// less than a second before it. 0: it belongs to none.
+    fn first_ack(&self, gap: Gap) -> u64 {
+        let actions = || self.record.done.iter().filter(|done| !done.healing);
+        let within = actions().find(|done| (gap.from_us..gap.to_us).contains(&done.from_us));
+        let just_before = || actions().rfind(|done| done.from_us < gap.from_us && gap.from_us < done.to_us + LATER_US);
+        within.or_else(just_before).map_or(0, |done| gap.to_us - done.from_us)
     }
 
     /// Counted from the first action. Whoever is down or drained at the time is to lead nothing.
@@ -399,6 +410,19 @@ mod tests {
         let sightings = sightings.iter().map(|(at, brokers, leaders)| seen(at * 1_000_000, brokers, leaders)).collect();
         let record = record(done, sightings);
         Window { record: &record, fault_us: record.done[0].from_us, calm_us: 0 }.balanced()
+    }
+
+    #[test]
+    fn the_first_ack_counts_from_the_action_that_the_gap_belongs_to() {
+        let record =
+            record(&[(Action::Stop(1), 20, 22), (Action::Start(1), 22, 23), (Action::Stop(2), 30, 31)], vec![]);
+        let window = Window { record: &record, fault_us: 20_000_000, calm_us: 0 };
+        let first_ack =
+            |from_ms: u64, to_ms: u64| window.first_ack(Gap { from_us: from_ms * 1000, to_us: to_ms * 1000 });
+        assert_eq!(first_ack(19_990, 24_000), 4_000_000, "from the stop, not from the start in the same gap");
+        assert_eq!(first_ack(20_100, 20_500), 500_000, "some were acknowledged after the stop had begun");
+        assert_eq!(first_ack(29_000, 32_000), 2_000_000, "the second one's");
+        assert_eq!(first_ack(25_000, 26_000), 0, "nobody's");
     }
 
     #[test]

@@ -34,8 +34,8 @@ impl Gap {
 pub struct Outage {
     /// The longest gap that overlaps the window, less the interval usual before it; 0 if there was none worth keeping.
     pub unavailable_us: u64,
-    /// When the gap ended; the window's beginning if there was none.
-    pub ended_us: u64,
+    /// That gap, if there was one.
+    pub gap: Option<Gap>,
     /// It has not ended: records were waiting and none was ever acknowledged again.
     pub open: bool,
 }
@@ -128,10 +128,10 @@ impl Timeline {
         let overlapping = |gap: &&Gap| gap.to_us > from_us && gap.from_us < to_us;
         let longest = known.gaps.iter().chain(&open).filter(overlapping).max_by_key(|gap| gap.length_us());
         match longest {
-            None => Outage { unavailable_us: 0, ended_us: from_us, open: false },
+            None => Outage { unavailable_us: 0, gap: None, open: false },
             Some(gap) => Outage {
                 unavailable_us: gap.length_us().saturating_sub(usual_us),
-                ended_us: gap.to_us,
+                gap: Some(*gap),
                 open: open.as_ref() == Some(gap),
             },
         }
@@ -263,7 +263,7 @@ mod tests {
         let usual = timeline.usual_us(0, 5_000 * MS);
         assert!((49 * MS..=51 * MS).contains(&usual), "{usual}");
         let outage = timeline.outage(0, 5_020 * MS, 10_000 * MS, 11_000 * MS, usual);
-        assert_eq!(outage.ended_us, 6_300 * MS + 700);
+        assert_eq!(outage.gap.map(|gap| gap.to_us), Some(6_300 * MS + 700));
         assert_eq!(outage.unavailable_us, 1_300 * MS - usual);
         assert!(!outage.open);
         let before = timeline.outage(0, 1_000 * MS, 4_000 * MS, 11_000 * MS, usual);
