@@ -119,8 +119,15 @@ fn cut(granted: Vec<RecordRef>) -> (Vec<TailEntry>, Vec<CheckpointEntry>) {
     (kept, checkpoints)
 }
 
-/// Where the granted records of one stream in one sealed log end; `None` where there are none.
+/// Where the records of one stream in one sealed log end, those that were granted and those that may yet be; `None` where
+/// there are none.
 fn sealed_end(records: Vec<RecordRef>, metadata: &StreamMetadata) -> Option<Offset> {
+    let may_be_granted = |record: &&RecordRef| {
+        let epoch = record.meta.stream_epoch;
+        record.meta.kind == RecordKind::Data && epoch > metadata.epoch && !metadata.void.contains(&epoch)
+    };
+    // A hand-over, whose move may be completed while this is looked at. Its bytes are the stream's own in any case.
+    let handed_over = records.iter().filter(may_be_granted).map(|record| record.meta.next_offset).max();
     let (mut end, mut newest) = (None, StreamEpoch(0));
     for record in granted(records, metadata) {
         if record.meta.stream_epoch > newest {
@@ -131,15 +138,15 @@ fn sealed_end(records: Vec<RecordRef>, metadata: &StreamMetadata) -> Option<Offs
             end = Some(record.meta.next_offset);
         }
     }
-    end
+    end.max(handed_over)
 }
 
 /// The streams of which a sealed log holds records that no object does, and where these end: what metadata must know
 /// before it gives the streams to others, so that nothing is opened without them, and the log is retired when all of it
 /// is committed.
 ///
-/// `streams` must not be older than the log's seal, and the log's node must not be granted anything more: a grant that
-/// it does not know makes records look void.
+/// `streams` must not be older than the log's seal: a grant that it does not know makes records look void. Only the
+/// completion of a move to the log's node may come later.
 pub fn sealed_tails(
     log: &Arc<SealedLog>,
     streams: &dyn StreamManager,
@@ -320,8 +327,10 @@ mod tests {
         let end =
             |records: &[RecordRef], void: &[u64]| sealed_end(records.to_vec(), &metadata(0, 3, void)).map(|end| end.0);
         let records = [record(1, 0, 10), record(2, 10, 30), record(3, 10, 20), record(4, 20, 50)];
-        assert_eq!(end(&records, &[]), Some(20), "epoch 4 was never granted");
-        assert_eq!(end(&records, &[3]), Some(30));
+        assert_eq!(end(&records[..3], &[]), Some(20));
+        assert_eq!(end(&records[..3], &[3]), Some(30));
+        assert_eq!(end(&records, &[]), Some(50), "epoch 4 may be granted any time");
+        assert_eq!(end(&records, &[4]), Some(20));
         assert_eq!(end(&records[..1], &[]), Some(10));
         assert_eq!(end(&[record(3, 10, 10)], &[]), None);
         assert_eq!(end(&[record(1, 0, 20), record(3, 10, 10)], &[]), Some(10));

@@ -336,13 +336,23 @@ impl Cluster {
 
     /// A node is killed, its log sealed, and its streams go to others. It comes back with a fresh log.
     async fn lose(&mut self, node: usize) {
+        self.seal(node).await;
+        self.fail_over(node);
+    }
+
+    async fn seal(&mut self, node: usize) {
         let present = Arc::new(AtomicBool::new(true));
         let log = self.kill(node).await.sealed(Arc::clone(&present));
         let tails = sealed_tails(&log, &*self.metadata).expect("reads");
         assert_eq!(sealed_tails(&log, &*self.metadata).expect("reads"), tails);
-        self.metadata.seal(&tails);
         let pending = tails.into_iter().map(|(stream, end)| (stream.0, end)).collect();
         self.sealed.push(Sealed { log, pending, present });
+    }
+
+    /// What the node led goes to others, in one step with the news of what its log holds.
+    fn fail_over(&mut self, node: usize) {
+        let tails = self.sealed.last().expect("just sealed").pending.iter();
+        self.metadata.seal(&tails.map(|(stream, end)| (StreamId(*stream), *end)).collect::<Vec<_>>());
         let led = self.led_by(node);
         for stream in &led {
             let target = (node + 1 + self.pick(NODES - 1)) % NODES;
@@ -423,6 +433,16 @@ impl Cluster {
             _ => {}
         }
         let owner = (id(target), self.nodes[target].epoch);
+        let durable = self.models[&stream].durable;
+        if self.one_in(10) {
+            // The target is lost, and the move is completed while its log is being read.
+            self.seal(target).await;
+            assert!(self.metadata.grant(StreamId(stream), epoch, owner));
+            self.model(stream).leader = target;
+            self.fail_over(target);
+            assert_eq!(self.models[&stream].durable, durable, "nothing is lost, acknowledged or not");
+            return;
+        }
         assert!(self.metadata.grant(StreamId(stream), epoch, owner));
         self.model(stream).leader = target;
         if self.one_in(10) {
@@ -431,7 +451,6 @@ impl Cluster {
         } else if !self.one_in(4) {
             self.nodes[source].store.close(StreamId(stream));
         }
-        let durable = self.models[&stream].durable;
         match self.pick(10) {
             // The target is killed before it opens the stream, for good or not.
             0 => self.crash(target).await,
