@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use s3stream::StreamStore;
 use wal::WriteAheadLog;
 
+use crate::cluster::mover::Mover;
 use crate::cluster::{Lease, Member};
 use crate::config::BrokerConfig;
 use crate::coordinator::GroupCoordinator;
@@ -53,6 +54,8 @@ pub struct Broker {
     pub log_filter: OnceLock<Arc<dyn LogFilter>>,
     /// This node's part in the metadata quorum, and the way to its peers.
     pub member: Arc<Member>,
+    /// Gives partitions away.
+    pub mover: Arc<Mover>,
     /// Until when this broker may serve.
     pub lease: Arc<Lease>,
     /// Background tasks.

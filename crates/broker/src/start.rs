@@ -27,8 +27,10 @@ use tokio::sync::watch;
 use crate::Broker;
 use crate::cluster::adopter::Adopter;
 use crate::cluster::agent::Agent;
+use crate::cluster::mover::Mover;
+use crate::cluster::receiver::Receiver;
 use crate::cluster::sealer::Sealer;
-use crate::cluster::{Lease, Member, registration};
+use crate::cluster::{Lease, Member, drainer, registration};
 use crate::config::{BrokerConfig, Listener, TopicConfig};
 use crate::coordinator::{GroupCoordinator, GroupCoordinatorParts};
 use crate::fetch::session::FetchSessions;
@@ -44,6 +46,9 @@ pub const UPLOAD_GRACE: Duration = Duration::from_secs(20);
 /// How long a start waits for its partitions before it accepts connections all the same: an object store that does
 /// not answer holds up those partitions alone that need it.
 const OPEN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a graceful stop goes on giving partitions away.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
 /// How long a graceful stop waits for background tasks.
 const TASK_GRACE: Duration = Duration::from_secs(3);
@@ -249,26 +254,14 @@ async fn compose(
     supervisor: &Supervisor,
 ) -> Result<Composed, StartError> {
     let (clock, random) = system();
-    let Life { member, lease, opened, node_epoch, fenced } = begin(&config, bound, &clock, &random, supervisor).await?;
+    let mut life = begin(&config, bound, &clock, &random, supervisor).await?;
+    let (member, node_epoch) = (Arc::clone(&life.member), life.node_epoch);
     let metadata = member.metadata.clone();
     let objects = claimed_store(&config, &member).await?;
     let config = Arc::new(config);
     let ports = Arc::new(MetadataPorts::new(metadata.clone(), config.node_id, node_epoch, Arc::clone(&clock)));
-    let parts = s3stream::Parts {
-        wal: Arc::clone(&opened.wal),
-        recovered: opened.recovered,
-        objects,
-        stream_manager: Arc::clone(&ports) as Arc<dyn StreamManager>,
-        object_manager: Arc::clone(&ports) as Arc<dyn ObjectManager>,
-        clock: Arc::clone(&clock),
-        random: Arc::clone(&random),
-        supervisor: supervisor.clone(),
-    };
-    let sealer = Sealer::new(&member, node_epoch, Arc::clone(&ports) as Arc<dyn StreamManager>);
-    member.service.broker_started(Arc::new(sealer));
-    let streams = start_streams(&config, node_epoch, parts)?;
-    // The registration was applied here, and with it all that was committed before: whatever the WAL holds is older.
-    streams.metadata_loaded();
+    let streams = start_streams(&config, &mut life, objects, &ports, (&clock, &random), supervisor)?;
+    let durable = Arc::clone(life.opened.wal.durable());
     let partitions = Partitions::start(PartitionsParts {
         node: config.node_id,
         node_epoch,
@@ -278,8 +271,8 @@ async fn compose(
         streams: Arc::clone(&streams),
         adopter: Adopter::new(config.node_id, Arc::clone(&streams)),
         objects: ports,
-        durable: Arc::clone(opened.wal.durable()),
-        lease: Arc::clone(&lease),
+        durable: Arc::clone(&durable),
+        lease: Arc::clone(&life.lease),
         clock: Arc::clone(&clock),
         supervisor: supervisor.clone(),
     });
@@ -287,12 +280,14 @@ async fn compose(
         config: Arc::clone(&config),
         metadata: metadata.clone(),
         partitions: partitions.clone(),
-        durable: Arc::clone(opened.wal.durable()),
+        durable,
         clock: Arc::clone(&clock),
         supervisor: supervisor.clone(),
     });
+    let mover = start_mover(&life, &partitions, &groups, &streams, &clock, supervisor);
     let broker = Arc::new(Broker {
         groups,
+        mover,
         fetch_sessions: Mutex::new(FetchSessions::new(config.fetch_session_slots)),
         request_memory: RequestMemory::new(config.request_bytes_in_flight),
         response_budget: ByteBudget::new(config.response_bytes_in_flight),
@@ -304,14 +299,14 @@ async fn compose(
         clock,
         random,
         metadata,
-        wal: opened.wal,
+        wal: life.opened.wal,
         streams,
         partitions,
         member,
-        lease,
+        lease: life.lease,
         supervisor: supervisor.clone(),
     });
-    Ok(Composed { broker, fenced })
+    Ok(Composed { broker, fenced: life.fenced })
 }
 
 /// The clock and the randomness that everything below is handed.
@@ -319,14 +314,35 @@ fn system() -> (Arc<dyn Clock>, Arc<dyn Random>) {
     (Arc::new(SystemClock), Arc::new(SystemRandom))
 }
 
+fn start_mover(
+    life: &Life,
+    partitions: &Partitions,
+    groups: &GroupCoordinator,
+    streams: &Arc<StreamStore>,
+    clock: &Arc<dyn Clock>,
+    supervisor: &Supervisor,
+) -> Arc<Mover> {
+    let (member, partitions, groups) = (Arc::clone(&life.member), partitions.clone(), groups.clone());
+    let (streams, clock) = (Arc::clone(streams), Arc::clone(clock));
+    let mover = Arc::new(Mover::new(member, life.node_epoch, partitions, groups, streams, clock));
+    life.member.service.mover_started(&mover);
+    let drain = drainer::run(Arc::clone(&mover), life.member.metadata.clone(), supervisor.stop_signal());
+    supervisor.spawn("drain", drain);
+    mover
+}
+
+/// Streams on what the log recovered. From here on this node also takes streams of others.
 fn start_streams(
     config: &BrokerConfig,
-    node_epoch: NodeEpoch,
-    parts: s3stream::Parts,
+    life: &mut Life,
+    objects: Arc<dyn ObjectStore>,
+    ports: &Arc<MetadataPorts>,
+    (clock, random): (&Arc<dyn Clock>, &Arc<dyn Random>),
+    supervisor: &Supervisor,
 ) -> Result<Arc<StreamStore>, StartError> {
     let settings = s3stream::Settings {
         node: config.node_id,
-        node_epoch,
+        node_epoch: life.node_epoch,
         prefix: String::new(),
         upload_bytes: config.upload_bytes,
         upload_age_ms: config.upload_interval_ms,
@@ -334,9 +350,24 @@ fn start_streams(
         block_cache_bytes: config.block_cache_bytes,
         tail_index_bytes: config.tail_index_bytes,
     };
+    let parts = s3stream::Parts {
+        wal: Arc::clone(&life.opened.wal),
+        recovered: std::mem::take(&mut life.opened.recovered),
+        objects,
+        stream_manager: Arc::clone(ports) as Arc<dyn StreamManager>,
+        object_manager: Arc::clone(ports) as Arc<dyn ObjectManager>,
+        clock: Arc::clone(clock),
+        random: Arc::clone(random),
+        supervisor: supervisor.clone(),
+    };
     let store_error = |error: s3stream::StartError| error.to_string();
     let failed = |reason| StartError::Store { url: config.object_store_url.clone(), reason };
-    StreamStore::start(settings, parts).map_err(store_error).map_err(failed)
+    let streams = StreamStore::start(settings, parts).map_err(store_error).map_err(failed)?;
+    // The registration was applied here, and with it all that was committed before: whatever the WAL holds is older.
+    streams.metadata_loaded();
+    let sealer = Sealer::new(&life.member, life.node_epoch, Arc::clone(ports) as Arc<dyn StreamManager>);
+    life.member.service.broker_started(sealer, Receiver::new(life.node_epoch, Arc::clone(&streams)));
+    Ok(streams)
 }
 
 /// Opens the object store. The first start of a cluster claims the prefix, for which the store must answer; later
@@ -432,6 +463,8 @@ impl RunningBroker {
     /// tail stays in the WAL and the next start has it.
     pub async fn stop(self) -> StopReport {
         let broker = &self.broker;
+        // Clients go on while they are sent elsewhere; the network stops when nothing is left, or takes too long.
+        drainer::leave(&broker.mover, &broker.metadata, &*broker.clock, DRAIN_GRACE).await;
         self.network.stop(TASK_GRACE).await;
         broker.partitions.append_final_checkpoints();
         broker.groups.append_final_checkpoints();

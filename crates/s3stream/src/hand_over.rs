@@ -191,6 +191,22 @@ impl Import {
 }
 
 impl StreamStore {
+    /// Uploads what these streams hold at this moment, while they go on; returns when it is committed. Waits as long as the
+    /// store is away: the caller sets a deadline.
+    pub async fn upload_now(&self, streams: &[Arc<Stream>]) {
+        let wanted: Vec<_> = streams.iter().map(|stream| (stream, stream.next_offset())).collect();
+        loop {
+            let committed = self.core.backlog.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            if wanted.iter().all(|(stream, next)| stream.committed_offset() >= *next) {
+                return;
+            }
+            self.core.backlog.request();
+            committed.await;
+        }
+    }
+
     /// Appends what another node has handed over of a stream to the own log, under the epoch that is reserved for it, and
     /// returns where that ends when it is durable. The stream is not open: [`Self::open`] finds the records when
     /// metadata has granted the epoch, and [`Self::discard`] drops them when it has not. Idempotent.

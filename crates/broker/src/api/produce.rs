@@ -7,7 +7,8 @@
 //! acks=all has a time limit, `timeout_ms`: a log that is slower than that is answered with REQUEST_TIMED_OUT, which
 //! says nothing about the records; they are in the log and will most likely stay.
 //!
-//! A batch for which the log has no room waits for it a while, and with it all requests behind it on its connection: a
+//! A batch for which the log has no room, or whose partition is just being opened or moved, waits a while, and with it all
+//! requests behind it on its connection: a
 //! refused batch comes again behind those that were sent after it, so that producers that are not idempotent would
 //! reorder records in any burst that a log cannot take at once.
 //!
@@ -31,7 +32,7 @@ use protocol::batch::validate::sole_batch;
 
 use super::{Handle, Late, Reply, RequestContext};
 use crate::Broker;
-use crate::network::Frame;
+use crate::network::{ConnectionInfo, Frame};
 use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, LookupError, Partition, is_internal};
 
 /// Clients of this id may write to internal topics; Kafka's administrators use it to repair them.
@@ -88,6 +89,7 @@ impl Handle for Produce {
                 lsn,
                 waiting,
                 within,
+                Arc::clone(&context.connection),
             )));
         }
         if acks != -1 {
@@ -117,12 +119,24 @@ fn set_timed_out(response: &mut ProduceResponse) {
     }
 }
 
-/// A batch for which the log had no room, and where its answer stands in the response.
+/// A batch that the partition did not take yet (the log is full, or the partition is being opened or moved), and where its
+/// answer stands in the response.
 struct Waiting {
     topic: usize,
     entry: usize,
-    partition: Arc<Partition>,
+    id: uuid::Uuid,
+    index: i32,
     records: Bytes,
+}
+
+impl Waiting {
+    /// Tries again, in the newest image: the partition may have come here or gone elsewhere meanwhile.
+    fn append(&self, broker: &Broker, origin: AppendOrigin) -> Result<AppendedBatch, Failure> {
+        let image = broker.metadata.image();
+        let topic = image.topics.get(&self.id).ok_or(Failure::Lookup(LookupError::UnknownTopicOrPartition))?;
+        let partition = broker.partitions.lookup(topic, self.index).map_err(Failure::Lookup)?;
+        append_to(&partition, &self.records, origin).map_err(|(refused, start)| Failure::Append(refused, start))
+    }
 }
 
 /// Appends what waits, and completes the response when all of it is durable, or `within` is over. While others wait
@@ -134,27 +148,38 @@ async fn when_there_is_room(
     mut lsn: Lsn,
     waiting: Vec<Waiting>,
     within: Option<Duration>,
+    connection: Arc<ConnectionInfo>,
 ) -> ProduceResponse {
+    let listener = &connection.listener;
     let since = broker.clock.boot();
     let patience = within.unwrap_or(ROOM_WAIT_MAX).min(ROOM_WAIT_MAX);
-    for Waiting { topic, entry, partition, records } in waiting {
+    for waiting in waiting {
         let appended = loop {
-            let appended = append_to(&partition, &records, origin);
+            let appended = waiting.append(&broker, origin);
             let is_patient = broker.clock.boot() - since < patience && !broker.request_memory.is_contended();
-            if !is_patient || !is_full(&appended) {
+            if !is_patient || !appended.as_ref().is_err_and(Failure::may_pass) {
                 break appended;
             }
             tokio::time::sleep(ROOM_CHECK).await;
         };
-        count(&broker, partition.topic_id(), &records, appended.is_ok());
-        let answer = PartitionProduceResponse::default().with_index(partition.index());
-        response.responses[topic].partition_responses[entry] = match appended {
+        count(&broker, waiting.id, &waiting.records, appended.is_ok());
+        let answer = PartitionProduceResponse::default().with_index(waiting.index);
+        let answer = match appended {
             Ok(appended) => {
                 lsn = lsn.max(appended.lsn);
                 with_offsets(answer, &appended)
             }
-            Err((refused, log_start)) => with_refusal(answer, refused, log_start),
+            Err(Failure::Append(refused, log_start)) => with_refusal(answer, refused, log_start),
+            Err(Failure::Lookup(error)) => {
+                let (answer, leader) = elsewhere(answer, error);
+                let told = |id: NodeId| response.node_endpoints.iter().any(|endpoint| endpoint.node_id.0 == id.0);
+                let leader = leader.filter(|leader| !told(*leader));
+                let image = broker.metadata.image();
+                response.node_endpoints.extend(leader.and_then(|leader| endpoint(&image, leader, listener)));
+                answer
+            }
         };
+        response.responses[waiting.topic].partition_responses[waiting.entry] = answer;
     }
     let durable = broker.wal.durable().wait(lsn);
     let left = within.map_or(Duration::MAX, |within| (since + within).saturating_sub(broker.clock.boot()));
@@ -165,11 +190,6 @@ async fn when_there_is_room(
         Err(_) => set_timed_out(&mut response),
     }
     response
-}
-
-/// Whether the log may take the batch later.
-fn is_full(appended: &Result<AppendedBatch, (AppendRefused, i64)>) -> bool {
-    matches!(appended, Err((refused, _)) if refused.code == ErrorCode::NotEnoughReplicas.code())
 }
 
 /// Of several entries for one partition Kafka takes the last, of those that hold exactly one batch if there are any;
@@ -221,12 +241,34 @@ struct Producing<'a> {
     waiting: Vec<Waiting>,
 }
 
+/// The answer for a partition that is not here, and who leads it, if that is somebody else.
+fn elsewhere(response: PartitionProduceResponse, error: LookupError) -> (PartitionProduceResponse, Option<NodeId>) {
+    let response = without_offsets(response).with_error_code(error.code() as i16);
+    let LookupError::NotLeader { leader, leader_epoch } = error else { return (response, None) };
+    let current = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.0)).with_leader_epoch(leader_epoch);
+    (response.with_current_leader(current), Some(leader))
+}
+
 /// Why nothing was appended to a partition.
 enum Failure {
     /// It is not here.
     Lookup(LookupError),
     /// It refused; with its first offset, where clients are told.
     Append(AppendRefused, i64),
+}
+
+impl Failure {
+    /// Whether the same batch may be taken in a moment: when there is room, or the partition is open here, or known to be
+    /// elsewhere.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Lookup(error) => *error == LookupError::Opening,
+            Self::Append(refused, _) => {
+                let passing = [ErrorCode::NotEnoughReplicas, ErrorCode::NotLeaderOrFollower];
+                passing.iter().any(|code| code.code() == refused.code)
+            }
+        }
+    }
 }
 
 impl Producing<'_> {
@@ -276,27 +318,33 @@ impl Producing<'_> {
         if is_internal(&topic.name) && !self.internal_allowed {
             return Err(refuse(ErrorCode::InvalidTopicException, "clients may not write to an internal topic"));
         }
-        let partition = self.broker.partitions.lookup(topic, data.index).map_err(Failure::Lookup)?;
-        let records = data.records.unwrap_or_default();
-        let appended = append_to(&partition, &records, self.origin);
-        if self.acks != 0 && is_full(&appended) {
-            self.waiting.push(Waiting { topic: at.0, entry: at.1, partition, records });
+        let waiting = Waiting {
+            topic: at.0,
+            entry: at.1,
+            id: topic.id,
+            index: data.index,
+            records: data.records.unwrap_or_default(),
+        };
+        let partition = self.broker.partitions.lookup(topic, data.index).map_err(Failure::Lookup);
+        let appended = partition.and_then(|partition| {
+            append_to(&partition, &waiting.records, self.origin)
+                .map_err(|(refused, start)| Failure::Append(refused, start))
+        });
+        if self.acks != 0 && appended.as_ref().is_err_and(Failure::may_pass) {
+            self.waiting.push(waiting);
         } else {
-            count(self.broker, topic.id, &records, appended.is_ok());
+            count(self.broker, topic.id, &waiting.records, appended.is_ok());
         }
-        appended.map_err(|(refused, log_start)| Failure::Append(refused, log_start))
+        appended
     }
 
     fn not_here(&mut self, response: PartitionProduceResponse, error: LookupError) -> PartitionProduceResponse {
-        let code = error.code() as i16;
-        self.error.get_or_insert(code);
-        let response = without_offsets(response).with_error_code(code);
-        let LookupError::NotLeader { leader, leader_epoch } = error else { return response };
-        if !self.leaders.contains(&leader) {
+        let (response, leader) = elsewhere(response, error);
+        self.error.get_or_insert(response.error_code);
+        if let Some(leader) = leader.filter(|leader| !self.leaders.contains(leader)) {
             self.leaders.push(leader);
         }
-        let current = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader.0)).with_leader_epoch(leader_epoch);
-        response.with_current_leader(current)
+        response
     }
 }
 

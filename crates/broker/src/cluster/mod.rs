@@ -3,10 +3,13 @@
 pub(crate) mod adopter;
 pub(crate) mod agent;
 pub mod controller;
+pub(crate) mod drainer;
 mod fail_over;
 pub mod lease;
 pub mod member;
+pub mod mover;
 pub mod peer;
+pub mod receiver;
 pub(crate) mod registration;
 pub mod sealer;
 mod service;

@@ -1,21 +1,23 @@
 //! What this node does with its peers' requests. It exists before Raft does, for Raft starts by talking.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{LogIndex, NodeId};
+use common::{LogIndex, NodeEpoch, NodeId, StreamId};
 use metadata::raft::QuorumError;
 use metadata::{MetadataClient, Node};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::controller::Controller;
+use super::mover::Mover;
 use super::peer::messages::{
-    AppliedRequest, HeartbeatRequest, JoinAnswer, JoinRequest, Peer, QuorumAnswer, QuorumChange, QuorumRequest,
-    SealRequest, decode, encode,
+    AppliedRequest, HandOverRequest, HeartbeatRequest, JoinAnswer, JoinRequest, MoveAnswer, MoveRequest, Peer,
+    QuorumAnswer, QuorumChange, QuorumRequest, SealRequest, decode, encode,
 };
 use super::peer::{Identity, Kind, PeerService};
+use super::receiver::Receiver;
 use super::sealer::Sealer;
 
 /// How long a peer that asks about an index of metadata is kept waiting.
@@ -28,6 +30,9 @@ pub struct Service {
     metadata: OnceLock<MetadataClient>,
     controller: OnceLock<Arc<Controller>>,
     sealer: OnceLock<Arc<Sealer>>,
+    receiver: OnceLock<Receiver>,
+    /// Holds the member, which holds this.
+    mover: OnceLock<Weak<Mover>>,
     lost: Mutex<Vec<NodeId>>,
     /// Somebody was lost.
     pub(super) loss: Notify,
@@ -42,6 +47,8 @@ impl Service {
             metadata: OnceLock::new(),
             controller: OnceLock::new(),
             sealer: OnceLock::new(),
+            receiver: OnceLock::new(),
+            mover: OnceLock::new(),
             lost: Mutex::default(),
             loss: Notify::new(),
         }
@@ -57,9 +64,24 @@ impl Service {
         let _ = self.controller.set(controller);
     }
 
-    /// From now on this node can seal the logs of others.
-    pub(crate) fn broker_started(&self, sealer: Arc<Sealer>) {
-        let _ = self.sealer.set(sealer);
+    /// From now on this node can seal the logs of others, and take partitions.
+    pub(crate) fn broker_started(&self, sealer: Sealer, receiver: Receiver) {
+        let _ = self.sealer.set(Arc::new(sealer));
+        let _ = self.receiver.set(receiver);
+    }
+
+    /// From now on this node can give partitions away.
+    pub(crate) fn mover_started(&self, mover: &Arc<Mover>) {
+        let _ = self.mover.set(Arc::downgrade(mover));
+    }
+
+    async fn give_away(&self, request: MoveRequest) -> Result<MoveAnswer, String> {
+        let mover = self.mover.get().and_then(Weak::upgrade).ok_or("this node is no broker, or has not started")?;
+        if NodeEpoch(request.node_epoch) != mover.life().1 {
+            return Err(format!("this is life {} of the node, not {}", mover.life().1, request.node_epoch));
+        }
+        let plan = request.moves.iter().map(|one| (StreamId(one.stream), NodeId(one.target))).collect();
+        Ok(MoveAnswer { moved: mover.give_away(plan).await as u64 })
     }
 
     /// Nodes whose connections ended since the last call.
@@ -142,7 +164,11 @@ impl PeerService for Service {
                 Ok(encode(&AppliedRequest { index: index.0 }))
             }
             Kind::Quorum => Ok(encode(&self.change_quorum(decode::<QuorumRequest>(body)?).await?)),
-            Kind::HandOver | Kind::Drain => Err("this version moves no partitions".to_owned()),
+            Kind::HandOver => {
+                let receiver = self.receiver.get().ok_or("this node is no broker, or has not started")?;
+                receiver.take(decode::<HandOverRequest>(body)?).await.map(|()| Bytes::new())
+            }
+            Kind::Move => Ok(encode(&self.give_away(decode::<MoveRequest>(body)?).await?)),
         }
     }
 

@@ -171,6 +171,15 @@ impl GroupCoordinator {
     }
 }
 
+impl GroupCoordinator {
+    /// The same for one partition, which is about to move.
+    pub(crate) fn append_final_checkpoint_of(&self, partition: &Arc<Partition>) {
+        for shard in self.inner.ready().iter().filter(|shard| Arc::ptr_eq(shard.partition(), partition)) {
+            shard.append_final_checkpoint();
+        }
+    }
+}
+
 impl Inner {
     fn find(&self, group: &str) -> Result<Arc<HostedShard>, ErrorCode> {
         let image = self.parts.metadata.image();

@@ -62,6 +62,11 @@ impl AppendRefused {
         Self { code: code as i16, message: Some(message.into()), record_errors: Vec::new() }
     }
 
+    /// Retriable, and waited out for a while where a client asks.
+    fn moving() -> Self {
+        Self::new(ErrorCode::NotEnoughReplicas, "the partition is being moved to another broker")
+    }
+
     fn not_leader() -> Self {
         Self::new(ErrorCode::NotLeaderOrFollower, "this broker does not lead the partition any more")
     }
@@ -109,6 +114,9 @@ impl Partition {
         let state = self.state.lock();
         if state.closed || !self.environment.lease.is_valid() {
             return Err(AppendRefused::not_leader());
+        }
+        if state.parked {
+            return Err(AppendRefused::moving());
         }
         if prepared.tag.producer_id >= 0 {
             let judged = state.producers.judge(&sequenced(&prepared.tag, prepared.last_offset_delta))?;
@@ -158,6 +166,9 @@ impl Partition {
         let mut state = self.state.lock();
         if state.closed {
             return Err(AppendRefused::not_leader());
+        }
+        if state.parked {
+            return Err(AppendRefused::moving());
         }
         let appended = self.append_checkpoint_locked(&mut state, Some(payload));
         let lsn = appended.map_err(|error| self.refused(&mut state, &error))?;

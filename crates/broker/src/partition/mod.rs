@@ -169,6 +169,24 @@ impl Partition {
         state.waiters.closed();
     }
 
+    /// Takes no appends until [`Self::resume`] or [`Self::close`]: they are told to wait. What must move with the partition
+    /// is in its newest checkpoint and the records after it.
+    pub(crate) fn park(&self) {
+        let mut state = self.state.lock();
+        if state.bytes_since_checkpoint > 0 && !state.closed && !self.topic.is_coordinator_owned() {
+            // Without it the new leader replays more.
+            let _ = self.append_checkpoint_locked(&mut state, None);
+        }
+        state.parked = true;
+        self.stream.park();
+    }
+
+    /// The partition stays.
+    pub(crate) fn resume(&self) {
+        self.stream.resume();
+        self.state.lock().parked = false;
+    }
+
     /// What the coordinator that owns this partition's records has put into its newest checkpoint, here or before the
     /// partition was opened, and the offset up to which it describes them.
     #[must_use]

@@ -81,7 +81,7 @@ impl Partition {
 impl CheckpointSource for Partition {
     fn append_checkpoint(&self) {
         let mut state = self.state.lock();
-        if !state.closed {
+        if !state.closed && !state.parked {
             // A full log takes none: asked again later.
             let _ = self.append_checkpoint_locked(&mut state, None);
         }

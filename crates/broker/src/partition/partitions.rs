@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::supervisor::Supervisor;
-use common::{Clock, NodeEpoch, NodeId};
+use common::{Clock, NodeEpoch, NodeId, StreamId};
 use metadata::{MetadataClient, MetadataImage, TopicImage};
 use parking_lot::{Mutex, RwLock};
 use protocol::ErrorCode;
@@ -197,6 +197,12 @@ impl Partitions {
         let slots = topics.values().flat_map(|topic| &topic.slots);
         let open = slots.filter_map(|slot| if let Slot::Open(partition) = slot { Some(partition) } else { None });
         open.cloned().collect()
+    }
+
+    /// The open partitions by their streams.
+    #[must_use]
+    pub fn open_by_stream(&self) -> HashMap<StreamId, Arc<Partition>> {
+        self.open().into_iter().map(|partition| (partition.stream().id(), partition)).collect()
     }
 
     /// Counts up whenever partitions were opened or closed; for those who host something on partitions.

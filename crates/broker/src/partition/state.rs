@@ -30,6 +30,8 @@ pub(crate) struct PartitionState {
     pub(crate) bytes_since_checkpoint: u64,
     /// What the coordinator has put into the newest checkpoint, and the offset it describes.
     pub(crate) coordinator: Option<(Offset, Bytes)>,
+    /// Being moved to another broker: nothing is appended meanwhile.
+    pub(crate) parked: bool,
     /// Set once this broker ceased to lead: nothing is appended or read any more.
     pub(crate) closed: bool,
 }
@@ -47,6 +49,7 @@ impl PartitionState {
             waiters: Waiters::default(),
             bytes_since_checkpoint: 0,
             coordinator: coordinator.map(|blob| (Offset(offset), blob)),
+            parked: false,
             closed: false,
         }
     }

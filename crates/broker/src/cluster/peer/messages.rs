@@ -153,6 +153,58 @@ pub struct AppliedRequest {
     pub index: u64,
 }
 
+/// One stream's tail.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct HandOverEntry {
+    /// The epoch that is reserved for it.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// An encoded [`s3stream::HandOver`].
+    #[prost(bytes = "bytes", tag = "2")]
+    pub tail: Bytes,
+}
+
+/// [`Kind::HandOver`](super::Kind::HandOver): have these tails durable. The answer is empty.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct HandOverRequest {
+    /// The life of the node that is asked.
+    #[prost(uint64, tag = "1")]
+    pub node_epoch: u64,
+    /// The tails.
+    #[prost(message, repeated, tag = "2")]
+    pub entries: Vec<HandOverEntry>,
+}
+
+/// One partition that is to move.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Move {
+    /// Its stream.
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    /// Its new leader.
+    #[prost(int32, tag = "2")]
+    pub target: i32,
+}
+
+/// [`Kind::Move`](super::Kind::Move): give these partitions away.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct MoveRequest {
+    /// The life of the node that is asked.
+    #[prost(uint64, tag = "1")]
+    pub node_epoch: u64,
+    /// The partitions.
+    #[prost(message, repeated, tag = "2")]
+    pub moves: Vec<Move>,
+}
+
+/// Its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct MoveAnswer {
+    /// How many went.
+    #[prost(uint64, tag = "1")]
+    pub moved: u64,
+}
+
 /// What is asked of the quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]

@@ -42,7 +42,7 @@ pub enum Kind {
     /// Take the tails of streams over, under reserved epochs.
     HandOver = 7,
     /// Give partitions away.
-    Drain = 8,
+    Move = 8,
     /// Up to where is metadata committed?
     ReadIndex = 9,
 }
@@ -57,7 +57,7 @@ impl Kind {
             Self::Applied,
             Self::Quorum,
             Self::HandOver,
-            Self::Drain,
+            Self::Move,
             Self::ReadIndex,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
