@@ -1,6 +1,7 @@
 //! `ottla`: one binary that is a broker, a throw-away local cluster, and the tools that look into what brokers
 //! leave on disk and in the object store.
 
+mod admin;
 #[cfg(feature = "drill")]
 mod drill;
 mod inspect;
@@ -44,7 +45,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         arguments: Vec<String>,
     },
-    /// Looks into a write-ahead log
+    /// Lists brokers, and drains them
+    #[command(subcommand)]
+    Broker(admin::BrokerCommand),
+    /// Shows and changes who votes on metadata
+    #[command(subcommand)]
+    Quorum(admin::QuorumCommand),
+    /// Looks into a write-ahead log, or gives one up
     #[command(subcommand)]
     Wal(WalCommand),
     /// Looks into an object
@@ -85,6 +92,16 @@ enum WalCommand {
         /// The log's directory, or a block device
         path: PathBuf,
     },
+    /// Gives up what the log of a lost broker holds and nobody can reach, so that its partitions go on without it
+    Abandon {
+        #[command(flatten)]
+        admin: admin::AdminArgs,
+        /// The log, as `ottla broker list` names it
+        uuid: String,
+        /// Acknowledged records that were not uploaded will be lost
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -107,7 +124,12 @@ fn main() -> ExitCode {
         Command::Drill { .. } => {
             Err(anyhow::anyhow!("this build has no drill: it wants librdkafka, cargo build -p ottla --features drill"))
         }
+        Command::Broker(command) => admin::broker(command),
+        Command::Quorum(command) => admin::quorum(command),
         Command::Wal(WalCommand::Inspect { path }) => inspect::wal(&path),
+        Command::Wal(WalCommand::Abandon { admin, uuid, accept_data_loss }) => {
+            admin::abandon(&admin, &uuid, accept_data_loss)
+        }
         Command::Object(ObjectCommand::Inspect { object }) => inspect::object(&object),
     };
     match outcome {

@@ -1,4 +1,7 @@
-//! The admin port: `/health` (the process answers), `/ready` (the broker serves clients), `/metrics`.
+//! The admin port: `/health` (the process answers), `/ready` (the broker serves clients), `/metrics`, and what an operator
+//! asks of the cluster.
+
+mod cluster;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use crate::Broker;
@@ -76,13 +79,20 @@ fn router(broker: Arc<Broker>) -> Router {
         .route("/health", get(async || "ok\n"))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .route("/brokers", get(cluster::brokers))
+        .route("/brokers/{id}/drain", post(cluster::drain))
+        .route("/brokers/{id}/resume", post(cluster::resume))
+        .route("/wals/{uuid}/abandon", post(cluster::abandon))
+        .route("/quorum", get(cluster::quorum))
+        .route("/quorum/{id}/{change}", post(cluster::change_quorum))
         .with_state(broker)
 }
 
 async fn ready(State(broker): State<Arc<Broker>>) -> Response {
     let image = broker.metadata.image();
     match image.nodes.get(&broker.config.node_id) {
-        Some(node) if !node.fenced => "ready\n".into_response(),
+        Some(node) if !node.fenced && broker.lease.is_valid() => "ready\n".into_response(),
+        Some(node) if !node.fenced => (StatusCode::SERVICE_UNAVAILABLE, "no lease\n").into_response(),
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "fenced\n").into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "metadata is not loaded\n").into_response(),
     }

@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use super::lives;
 use super::{Count, RequestMetrics, TopicMetrics};
 use crate::Broker;
 use crate::api::REGISTRY;
@@ -51,7 +52,8 @@ impl Collector for Page {
         requests(&mut encoder, &broker)?;
         partitions(&mut encoder, &broker, &image)?;
         cluster(&mut encoder, &broker, &image)?;
-        budgets(&mut encoder, &broker)
+        budgets(&mut encoder, &broker)?;
+        lives::encode(&mut encoder, &broker)
     }
 }
 
@@ -123,7 +125,7 @@ fn requests(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> FmtResult {
     })
 }
 
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: usize) -> FmtResult {
+pub(super) fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: usize) -> FmtResult {
     let value = i64::try_from(value).unwrap_or(i64::MAX);
     encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
 }
@@ -170,7 +172,7 @@ fn cluster(encoder: &mut DescriptorEncoder<'_>, broker: &Broker, image: &Metadat
     let is_live = |id: &common::NodeId| image.nodes.get(id).is_some_and(|node| !node.fenced);
     let all = || image.topics.values().flat_map(|topic| &topic.partitions);
     let offline = all().filter(|partition| !is_live(&partition.leader)).count();
-    let active = usize::from(image.nodes.contains_key(&broker.config.node_id));
+    let active = usize::from(broker.member.controller.is_active());
     for (name, help, value) in [
         ("activecontrollercount", "1 on the active controller", active),
         ("offlinepartitionscount", "Partitions without a live leader", offline),

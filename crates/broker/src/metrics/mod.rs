@@ -3,6 +3,7 @@
 
 mod exposition;
 mod latency;
+mod lives;
 
 use std::collections::HashMap;
 use std::sync::Arc;
