@@ -140,7 +140,7 @@ pub trait Observer: Send {
     /// The broker does not answer.
     fn offsets(&mut self, topic: &str, partitions: &[u32]) -> Result<Vec<Range>>;
 
-    /// The leader of the metadata quorum, where there is one.
+    /// The leader of the metadata quorum, if this broker tells.
     ///
     /// # Errors
     /// The broker does not answer.

@@ -20,6 +20,30 @@ pub struct Commands {
     commands: BTreeMap<String, String>,
     nodes: Mutex<Vec<u32>>,
     sockets: Mutex<Sockets>,
+    tails: Mutex<Tails>,
+}
+
+/// Counters of brokers, which begin again when a broker does.
+#[derive(Debug, Default)]
+struct Tails {
+    /// What each broker counted last.
+    last: BTreeMap<u32, u64>,
+    /// What brokers had counted before they were started again.
+    before: u64,
+}
+
+impl Tails {
+    /// Notes what brokers count now, those that answer; returns what all have counted so far.
+    fn note(&mut self, counted: impl Iterator<Item = (u32, u64)>) -> Option<u64> {
+        for (node, count) in counted {
+            let last = self.last.entry(node).or_default();
+            if count < *last {
+                self.before += *last;
+            }
+            *last = count;
+        }
+        (!self.last.is_empty()).then(|| self.before + self.last.values().sum::<u64>())
+    }
 }
 
 /// Verbs beside those of [`Action`]: what prints a node's process id, and its admin address.
@@ -143,8 +167,8 @@ impl Operator for Commands {
         let nodes = self.nodes.lock().clone();
         let pids: Vec<u32> = nodes.iter().filter_map(|&node| self.ask("pid", node)?.parse().ok()).collect();
         let kernel_bytes = if pids.is_empty() { None } else { self.sockets.lock().look(&pids) };
-        let tails: Vec<u64> = nodes.iter().filter_map(|&node| tail(&self.ask("admin", node)?)).collect();
-        Traffic { kernel_bytes, tail_bytes: (!tails.is_empty()).then(|| tails.iter().sum()) }
+        let counted = nodes.iter().filter_map(|&node| Some((node, tail(&self.ask("admin", node)?)?)));
+        Traffic { kernel_bytes, tail_bytes: self.tails.lock().note(counted) }
     }
 }
 
@@ -200,6 +224,15 @@ mod tests {
     fn quoting() {
         let output = Command::new("sh").arg("-c").arg(format!("printf %s {}", quote("a'b $c"))).output().expect("sh");
         assert_eq!(output.stdout, b"a'b $c");
+    }
+
+    #[test]
+    fn counters_that_begin_again_are_added() {
+        let mut tails = Tails::default();
+        assert_eq!(tails.note([].into_iter()), None);
+        assert_eq!(tails.note([(1, 10), (2, 5)].into_iter()), Some(15));
+        assert_eq!(tails.note([(2, 7)].into_iter()), Some(17), "1 is away");
+        assert_eq!(tails.note([(1, 3), (2, 7)].into_iter()), Some(20), "and back");
     }
 
     #[test]

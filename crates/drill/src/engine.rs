@@ -137,10 +137,10 @@ impl Drill<'_> {
     /// # Errors
     /// The cluster does not work before anything was done to it, an action fails, or it does not come back.
     pub fn run(&self, plan: &Plan, victim: Victim, number: u32, run: u64, rate: f64) -> Result<Record> {
-        let (nodes, controller) = self.nodes(plan)?;
+        let nodes = self.nodes(plan)?;
         let victim = match victim {
             Victim::Node(node) => node,
-            Victim::Controller => controller.context("no broker tells who leads the metadata quorum")?,
+            Victim::Controller => self.controller().context("no broker tells who leads the metadata quorum")?,
             Victim::Rotate => nodes[number as usize % nodes.len()],
         };
         ensure!(nodes.contains(&victim), "there is no live node {victim} among {nodes:?}");
@@ -158,21 +158,23 @@ impl Drill<'_> {
         Ok(record)
     }
 
-    /// The live brokers, once all are there, and the leader of the metadata quorum.
-    fn nodes(&self, plan: &Plan) -> Result<(Vec<u32>, Option<u32>)> {
+    /// The leader of the metadata quorum; in some clusters it alone tells.
+    fn controller(&self) -> Option<u32> {
+        let ask = |address: &String| self.view.observe(address).ok()?.controller().ok()?;
+        self.view.bootstrap().iter().find_map(ask)
+    }
+
+    /// The live brokers, once all are there.
+    fn nodes(&self, plan: &Plan) -> Result<Vec<u32>> {
         let mut problem = anyhow!("no bootstrap servers");
         let end = self.clock.boot() + plan.patience;
         while self.clock.boot() < end {
             for address in self.view.bootstrap() {
-                let asked = self.view.observe(&address).and_then(|mut observer| {
-                    let brokers = observer.overview("")?.brokers;
-                    Ok((brokers.iter().map(|broker| broker.id).collect::<Vec<_>>(), observer.controller()))
-                });
-                match asked {
-                    Ok((nodes, controller)) if nodes.len() >= plan.brokers => {
-                        return Ok((nodes, controller.ok().flatten()));
-                    }
-                    Ok((nodes, _)) => problem = anyhow!("of {} brokers only {nodes:?} are there", plan.brokers),
+                let overview = self.view.observe(&address).and_then(|mut observer| observer.overview(""));
+                let nodes = overview.map(|told| told.brokers.iter().map(|broker| broker.id).collect::<Vec<_>>());
+                match nodes {
+                    Ok(nodes) if nodes.len() >= plan.brokers => return Ok(nodes),
+                    Ok(nodes) => problem = anyhow!("of {} brokers only {nodes:?} are there", plan.brokers),
                     Err(error) => problem = error.context(address),
                 }
             }

@@ -115,7 +115,7 @@ impl Observer for TcpObserver {
             TopicData::default().with_topic_name(topic_name("__cluster_metadata")).with_partitions(vec![partition]);
         let request = DescribeQuorumRequest::default().with_topics(vec![topic]);
         let answer = self.connection.ask(&request, DESCRIBE_QUORUM_VERSION)?;
-        let leader = answer.topics.first().and_then(|topic| topic.partitions.first()).map(|p| p.leader_id.0);
-        Ok(leader.and_then(|leader| u32::try_from(leader).ok()))
+        let partition = answer.topics.first().and_then(|topic| topic.partitions.first());
+        Ok(partition.filter(|told| told.error_code == 0).and_then(|told| u32::try_from(told.leader_id.0).ok()))
     }
 }

@@ -254,7 +254,7 @@ impl Observer for FakeObserver {
     }
 
     fn controller(&mut self) -> Result<Option<u32>> {
-        Ok(Some(2))
+        Ok((self.node == 2).then_some(2))
     }
 }
 
