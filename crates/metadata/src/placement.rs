@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{NodeId, StreamId};
+use common::{NodeEpoch, NodeId, StreamId};
 
-use crate::image::{MetadataImage, NodeDraining, NodeImage, PartitionImage, TopicImage};
+use crate::image::{MetadataImage, NodeDraining, NodeImage, PartitionImage, TopicImage, WalState};
 
 /// Why partitions cannot be placed: Kafka's INVALID_REPLICATION_FACTOR.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +205,24 @@ fn leave_topic(
             plan.push((partition.stream, candidates.nodes[at].id));
         }
     }
+}
+
+/// Fenced nodes that still lead something although nothing forbids to give it to others: a topic was created on them while
+/// they were being failed over, a planned target was lost itself, or nobody was alive. They need another
+/// [`plan_fail_over`], without a seal. Walks all partitions, if such a node and one to take over exist.
+#[must_use]
+pub fn stranded(image: &MetadataImage) -> Vec<(NodeId, NodeEpoch)> {
+    let has_open_log =
+        |node: &NodeImage| node.wal.and_then(|wal| image.wals.get(&wal)).is_some_and(|wal| wal.state == WalState::Open);
+    let (fenced, live): (Vec<_>, Vec<_>) = image.nodes.values().partition(|node| node.fenced);
+    let movable: BTreeMap<NodeId, NodeEpoch> =
+        fenced.into_iter().filter(|node| !has_open_log(node)).map(|node| (node.id, node.epoch)).collect();
+    if movable.is_empty() || live.is_empty() {
+        return Vec::new();
+    }
+    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
+    let leading: BTreeSet<NodeId> = partitions.map(|partition| partition.leader).collect();
+    movable.into_iter().filter(|(id, _)| leading.contains(id)).collect()
 }
 
 /// Who should lead a partition instead of its leader: its first replica, or where that one cannot and the leader is not

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::command::{Command, FailOver, Outcome, Registration};
+use crate::image::{WalClass, WalDescriptor};
 use crate::state::apply;
 
 fn submit(image: &mut MetadataImage, command: &Command) -> Outcome {
@@ -146,6 +147,33 @@ fn the_preferred_leader_is_the_first_replica_that_can() {
     assert_eq!(plan_preferred(&image), [(stream, NodeId(3))]);
     fence(&mut image, 1);
     assert_eq!(plan_preferred(&image), [], "its leader is lost: a failover's work");
+}
+
+#[test]
+fn what_a_failover_could_not_give_away_is_found_again() {
+    let mut image = cluster(&[None; 2]);
+    create(&mut image, 1, 0, 4, 1);
+    assert_eq!(stranded(&image), []);
+    fence(&mut image, 1);
+    assert_eq!(stranded(&image), [(NodeId(1), image.nodes[&NodeId(1)].epoch)], "fenced without a plan");
+    fence(&mut image, 0);
+    assert_eq!(stranded(&image), [], "nobody could take over");
+    let late = Registration::new(NodeId(2), Uuid::from_u128(77));
+    submit(&mut image, &Command::RegisterNode(late));
+    assert_eq!(stranded(&image).len(), 2);
+    assert_eq!(fail_over(&mut image, 0) + fail_over(&mut image, 1), 4);
+    assert_eq!(stranded(&image), []);
+
+    // Its log is open: it may hold what nobody else has.
+    let wal = WalDescriptor { uuid: Uuid::from_u128(9), class: WalClass::Private, location: "".into() };
+    let again = Registration { wal: Some(wal), ..Registration::new(NodeId(0), Uuid::from_u128(78)) };
+    submit(&mut image, &Command::RegisterNode(again));
+    create(&mut image, 2, 0, 4, 1);
+    fence(&mut image, 0);
+    assert!(led(&image, 0) > 0);
+    assert_eq!(stranded(&image), []);
+    submit(&mut image, &Command::RetireWal { wal: Uuid::from_u128(9) });
+    assert_eq!(stranded(&image), [(NodeId(0), image.nodes[&NodeId(0)].epoch)]);
 }
 
 #[derive(Debug, Clone)]
