@@ -327,7 +327,12 @@ fn is_gone(core: &Core, stream: &Stream) -> bool {
     core.stream_manager.stream(stream.id()).is_none_or(moved)
 }
 
-fn commit(core: &Core, tail: &mut Tail, end: Offset, checkpoint: Option<Offset>) {
+/// Objects hold everything below `end` now.
+pub(crate) fn commit(core: &Core, tail: &mut Tail, end: Offset, checkpoint: Option<Offset>) {
+    if end > tail.next() {
+        // Others wrote what lies in between. What is kept from before would look as if it reached up to there.
+        abandon(core, tail);
+    }
     let before = tail.pending_bytes();
     tail.commit(end, checkpoint);
     core.backlog.sub(before - tail.pending_bytes());

@@ -11,6 +11,7 @@ use wal::{AppendError, Appended, RecordKind, RecordMeta, TAG_BYTES};
 use crate::anchors::CheckpointSource;
 use crate::core::Core;
 use crate::readahead::Readers;
+use crate::registry::commit;
 use crate::tail::{CheckpointEntry, TAIL_ENTRY_BYTES, Tail, TailEntry};
 
 /// Description of a record to append.
@@ -137,9 +138,7 @@ impl Stream {
         state.closed = true;
         let next = state.tail.next();
         let mut tail = std::mem::replace(&mut state.tail, Tail::new(next, VecDeque::new(), Vec::new()));
-        let before = tail.pending_bytes();
-        tail.commit(committed, None);
-        self.core.backlog.sub(before - tail.pending_bytes());
+        commit(&self.core, &mut tail, committed, None);
         Self::new(self.id, epoch, Arc::clone(&self.core), state.start, tail)
     }
 

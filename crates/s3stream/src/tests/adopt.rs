@@ -200,6 +200,21 @@ async fn what_was_adopted_and_moved_on_is_not_waited_for() {
     assert_eq!(streams[0].append_checkpoint(offset(0), b""), Err(AppendError::Closed));
 }
 
+/// It was elsewhere, where all of it was committed, and comes back before anybody here has closed it.
+#[tokio::test]
+async fn a_stream_that_comes_back_longer_is_read_whole() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    append(&open(&one, 1), 1, b"a");
+    one.store.flush().await.expect("uploads");
+    let there = open(&two, 1);
+    append(&there, 1, b"b");
+    two.store.flush().await.expect("uploads");
+    let back = open(&one, 1);
+    append(&back, 1, b"c");
+    assert_eq!((back.committed_offset(), text(&back).await), (offset(2), "abc".to_owned()));
+}
+
 async fn hand_over(from: &Stream) -> HandOver {
     from.park();
     let hand_over = from.export_tail(1 << 20).await.expect("exports");
