@@ -1,7 +1,7 @@
 //! The active controller: grants leases, and ends the lives of brokers that are lost. Every voter runs one; it is active while
 //! the node leads metadata, and knows nothing that its successor could not find out again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +33,9 @@ pub struct Controller {
     patience: Duration,
     /// `None` while this node does not lead.
     sessions: Mutex<Option<Sessions>>,
+    /// Whose connections ended while this node did not lead: a node that dies with the controller on it is missed at once
+    /// by the next one. Bounded by the number of nodes.
+    missed: Mutex<BTreeSet<NodeId>>,
     confirmations: Confirmations,
     fail_overs: FailOvers,
     /// Somebody is suspected.
@@ -55,8 +58,9 @@ impl Controller {
             lease: config.quorum.session_timeout,
             patience: config.quorum.suspicion,
             sessions: Mutex::new(None),
+            missed: Mutex::default(),
             confirmations: Confirmations::default(),
-            fail_overs: FailOvers::new(metadata.clone(), peers.clone()),
+            fail_overs: FailOvers::new(metadata.clone(), peers.clone(), Arc::clone(clock)),
             look: Notify::new(),
         })
     }
@@ -110,10 +114,11 @@ impl Controller {
 
     /// A connection of `node` ended.
     pub(super) fn suspect(&self, node: NodeId) {
-        if let Some(sessions) = self.sessions.lock().as_mut() {
-            sessions.suspect(node);
-            self.look.notify_one();
+        match self.sessions.lock().as_mut() {
+            Some(sessions) => sessions.suspect(node),
+            None => drop(self.missed.lock().insert(node)),
         }
+        self.look.notify_one();
     }
 
     /// Looks after the brokers while this node leads.
@@ -142,7 +147,10 @@ impl Controller {
         if applied.wait_for(|applied| *applied >= committed).await.is_err() {
             return;
         }
-        *self.sessions.lock() = Some(Sessions::new(self.lease, self.patience));
+        let mut sessions = Sessions::new(self.lease, self.patience);
+        sessions.sync(self.live(), self.clock.boot());
+        std::mem::take(&mut *self.missed.lock()).into_iter().for_each(|node| sessions.suspect(node));
+        *self.sessions.lock() = Some(sessions);
         tracing::info!(committed = committed.0, "this node is the active controller");
         let mut busy: HashMap<NodeId, NodeEpoch> = HashMap::new();
         let mut under_way = FuturesUnordered::new();
@@ -162,20 +170,22 @@ impl Controller {
     }
 
     fn due(&self) -> Vec<(NodeId, NodeEpoch, Suspicion)> {
-        let image = self.metadata.image();
-        let live = image.nodes.values().filter(|node| !node.fenced).map(|node| (node.id, node.epoch));
-        let now = self.clock.boot();
+        let (live, now) = (self.live(), self.clock.boot());
         let mut sessions = self.sessions.lock();
         let Some(sessions) = sessions.as_mut() else { return Vec::new() };
         sessions.sync(live, now);
         sessions.due(now)
     }
 
+    fn live(&self) -> Vec<(NodeId, NodeEpoch)> {
+        let image = self.metadata.image();
+        image.nodes.values().filter(|node| !node.fenced).map(|node| (node.id, node.epoch)).collect()
+    }
+
     async fn look_after(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) -> NodeId {
-        match self.fail_overs.end(node, epoch, suspicion).await {
-            Ended::Yes => tracing::info!(%node, %epoch, "the node's life was ended, its partitions have new leaders"),
+        if self.fail_overs.end(node, epoch, suspicion).await == Ended::NotNow {
             // Asked again while it is silent, at the pace of the looks.
-            Ended::NotNow => tokio::time::sleep(LOOK_INTERVAL).await,
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
         node
     }

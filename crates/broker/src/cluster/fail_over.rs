@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Lsn, NodeEpoch, NodeId, Offset, StreamId};
+use common::{Clock, Lsn, NodeEpoch, NodeId, Offset, StreamId};
 use metadata::command::{FailOver, Seal};
 use metadata::image::{NodeImage, WalClass, WalState};
 use metadata::placement::plan_fail_over;
@@ -31,6 +31,7 @@ pub(super) enum Ended {
 pub(super) struct FailOvers {
     metadata: MetadataClient,
     peers: Peers,
+    clock: Arc<dyn Clock>,
     under_way: AtomicUsize,
     done: AtomicU64,
 }
@@ -47,8 +48,8 @@ enum Log {
 }
 
 impl FailOvers {
-    pub(super) fn new(metadata: MetadataClient, peers: Peers) -> Self {
-        Self { metadata, peers, under_way: AtomicUsize::new(0), done: AtomicU64::new(0) }
+    pub(super) fn new(metadata: MetadataClient, peers: Peers, clock: Arc<dyn Clock>) -> Self {
+        Self { metadata, peers, clock, under_way: AtomicUsize::new(0), done: AtomicU64::new(0) }
     }
 
     pub(super) fn counts(&self) -> (usize, u64) {
@@ -58,9 +59,12 @@ impl FailOvers {
     /// Ends the life `epoch` of `node`, if it can be.
     pub(super) async fn end(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) -> Ended {
         self.under_way.fetch_add(1, Ordering::Relaxed);
+        let since = self.clock.boot();
         let ended = self.try_end(node, epoch, suspicion).await;
         self.under_way.fetch_sub(1, Ordering::Relaxed);
         if ended == Ended::Yes {
+            let took = self.clock.boot().saturating_sub(since);
+            tracing::warn!(%node, %epoch, ?took, "the node is lost: its life was ended, its partitions have new leaders");
             self.done.fetch_add(1, Ordering::Relaxed);
         }
         ended
@@ -83,7 +87,7 @@ impl FailOvers {
         let moved = leaders.len();
         match self.metadata.submit(Command::FailOver(FailOver { node, node_epoch: epoch, seal, leaders })).await {
             Ok(Outcome::Moved { .. }) => {
-                tracing::warn!(%node, %epoch, partitions = moved, "the node is lost: fenced");
+                tracing::info!(%node, %epoch, partitions = moved, "the node is fenced");
                 Ended::Yes
             }
             Ok(other) => {

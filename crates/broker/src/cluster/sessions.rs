@@ -50,7 +50,7 @@ impl Sessions {
 
     /// Takes over who lives according to metadata. A node that is new here may have a lease from an earlier controller,
     /// granted until this very moment.
-    pub(crate) fn sync(&mut self, live: impl Iterator<Item = (NodeId, NodeEpoch)>, now: Duration) {
+    pub(crate) fn sync(&mut self, live: Vec<(NodeId, NodeEpoch)>, now: Duration) {
         let mut known = std::mem::take(&mut self.by_node);
         for (node, epoch) in live {
             let fresh = Session { epoch, granted: now, heard: now, suspected: false, closing: false };
@@ -119,7 +119,7 @@ mod tests {
 
     fn sessions() -> Sessions {
         let mut sessions = Sessions::new(LEASE, Duration::from_secs(1));
-        sessions.sync([(NODE, LIFE)].into_iter(), at(0));
+        sessions.sync(vec![(NODE, LIFE)], at(0));
         sessions
     }
 
@@ -151,9 +151,9 @@ mod tests {
         sessions.due(at(5_000));
         assert!(sessions.heartbeat(NODE, NodeEpoch(8), at(5_001)), "registered, though not synced yet");
         assert!(!sessions.heartbeat(NODE, LIFE, at(5_002)));
-        sessions.sync([(NODE, NodeEpoch(8))].into_iter(), at(5_003));
+        sessions.sync(vec![(NODE, NodeEpoch(8))], at(5_003));
         assert_eq!(sessions.due(at(5_004)), []);
-        sessions.sync(std::iter::empty(), at(5_005));
+        sessions.sync(Vec::new(), at(5_005));
         assert_eq!(sessions.due(at(60_000)), [], "it was fenced");
     }
 }
