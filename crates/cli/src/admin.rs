@@ -79,6 +79,30 @@ pub(crate) fn broker(command: BrokerCommand) -> Result<()> {
     }
 }
 
+/// What can be asked about the balancer.
+#[derive(Subcommand)]
+pub(crate) enum BalanceCommand {
+    /// Shows what the balancer would move now, and why
+    Plan(AdminArgs),
+    /// Shows whether the balancer acts, and what it has decided of late; ask the active controller
+    Status(AdminArgs),
+}
+
+/// Does it.
+pub(crate) fn balance(command: &BalanceCommand) -> Result<()> {
+    let (admin, what) = match command {
+        BalanceCommand::Plan(admin) => (admin, "plan"),
+        BalanceCommand::Status(admin) => (admin, "decisions"),
+    };
+    let answer = admin.ask("GET", "/balance")?;
+    let active = if answer["active"] == true { "this node is the active controller" } else { "another node decides" };
+    tell(&format!("balancer: {}; {active}", text(&answer["mode"])));
+    for line in answer[what].as_array().into_iter().flatten() {
+        tell(&format!("  {}", text(line)));
+    }
+    Ok(())
+}
+
 /// Does it.
 pub(crate) fn quorum(command: QuorumCommand) -> Result<()> {
     let quorum = match command {

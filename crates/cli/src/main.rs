@@ -48,6 +48,9 @@ enum Command {
     /// Lists brokers, and drains them
     #[command(subcommand)]
     Broker(admin::BrokerCommand),
+    /// Shows what the balancer does
+    #[command(subcommand)]
+    Balance(admin::BalanceCommand),
     /// Shows and changes who votes on metadata
     #[command(subcommand)]
     Quorum(admin::QuorumCommand),
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
             Err(anyhow::anyhow!("this build has no drill: it wants librdkafka, cargo build -p ottla --features drill"))
         }
         Command::Broker(command) => admin::broker(command),
+        Command::Balance(command) => admin::balance(&command),
         Command::Quorum(command) => admin::quorum(command),
         Command::Wal(WalCommand::Inspect { path }) => inspect::wal(&path),
         Command::Wal(WalCommand::Abandon { admin, uuid, accept_data_loss }) => {

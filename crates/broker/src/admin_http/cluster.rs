@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Broker;
+use crate::cluster::balancing::plan_now;
 use crate::cluster::peer::Kind;
 use crate::cluster::peer::messages::{QuorumAnswer, QuorumChange, QuorumRequest, decode, encode};
 
@@ -149,4 +150,13 @@ pub(super) async fn change_quorum(
     let asked = broker.member.ask_leader(Kind::Quorum, request, QUORUM_DEADLINE).await;
     let answer: QuorumAnswer = asked.and_then(decode).map_err(refused)?;
     if answer.done { Ok(quorum(State(broker)).await) } else { Err(refused(answer.reason)) }
+}
+
+/// The balancer: its mode, its newest decisions (of this process, while it was the active controller), and what it would do now.
+pub(super) async fn balance(State(broker): State<Arc<Broker>>) -> Response {
+    let balancing = &broker.member.balancing;
+    let mode = format!("{:?}", balancing.mode()).to_lowercase();
+    let active = broker.member.controller.is_active();
+    let plan = plan_now(&broker.metadata.image());
+    told(&json!({ "mode": mode, "active": active, "decisions": balancing.decisions(), "plan": plan }))
 }

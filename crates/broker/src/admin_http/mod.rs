@@ -83,6 +83,7 @@ fn router(broker: Arc<Broker>) -> Router {
         .route("/brokers/{id}/drain", post(cluster::drain))
         .route("/brokers/{id}/resume", post(cluster::resume))
         .route("/wals/{uuid}/abandon", post(cluster::abandon))
+        .route("/balance", get(cluster::balance))
         .route("/quorum", get(cluster::quorum))
         .route("/quorum/{id}/{change}", post(cluster::change_quorum))
         .with_state(broker)

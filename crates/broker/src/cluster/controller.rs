@@ -112,6 +112,11 @@ impl Controller {
         }
     }
 
+    /// Gives what a fenced node still leads to others.
+    pub(super) async fn end_again(&self, node: NodeId, epoch: NodeEpoch) {
+        self.fail_overs.end(node, epoch, Suspicion::Expired).await;
+    }
+
     /// A connection of `node` ended.
     pub(super) fn suspect(&self, node: NodeId) {
         match self.sessions.lock().as_mut() {

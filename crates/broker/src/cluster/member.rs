@@ -10,6 +10,7 @@ use futures::FutureExt as _;
 use metadata::raft::{LeaderInfo, NoPeers, RaftTransport};
 use metadata::{MetadataClient, Node, NodeConfig};
 
+use super::balancing::Balancing;
 use super::controller::Controller;
 use super::peer::messages::{AppliedRequest, JoinAnswer, JoinRequest, Peer, decode, encode};
 use super::peer::{Identity, Kind, Lane, PeerListener, PeerService, Peers, serve};
@@ -42,6 +43,8 @@ pub struct Member {
     pub service: Arc<Service>,
     /// The controller, which is active while this node leads.
     pub controller: Arc<Controller>,
+    /// Spreads leaders, while this node is the active controller.
+    pub balancing: Arc<Balancing>,
     /// Who this node is to its peers.
     pub identity: Identity,
     /// Where peers reach it; empty if nowhere.
@@ -88,8 +91,12 @@ impl Member {
         let stop = supervisor.stop_signal();
         let losses = follow_losses(Arc::clone(&service), Arc::clone(&raft), Arc::clone(&controller), node, stop);
         supervisor.spawn("lost peers", losses);
+        let (clock, control) = (Arc::clone(clock), Arc::clone(&controller));
+        let balancing = Balancing::new(config.quorum.balance, control, metadata.clone(), peers.clone(), clock);
+        let balancing = Arc::new(balancing);
+        supervisor.spawn("balancer", Arc::clone(&balancing).run(supervisor.stop_signal()));
         supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
-        Ok(Self { node, raft, metadata, peers, service, controller, identity, address })
+        Ok(Self { node, raft, metadata, peers, service, controller, balancing, identity, address })
     }
 
     /// The index up to which everything was committed at a moment after this call.

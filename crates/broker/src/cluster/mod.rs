@@ -2,6 +2,7 @@
 
 pub(crate) mod adopter;
 pub(crate) mod agent;
+pub mod balancing;
 pub mod controller;
 pub(crate) mod drainer;
 mod fail_over;

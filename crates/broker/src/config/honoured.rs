@@ -87,6 +87,7 @@ const fn own(name: &'static str, kind: Kind, default: Option<&'static str>, vali
 pub(super) static OTTLA_KEYS: &[ConfigKey] = &[
     own("allow.everyone.if.no.acl.found", Kind::Boolean, Some("false"), Valid::Any),
     own("ottla.admin.listener", Kind::String, Some("127.0.0.1:9644"), Valid::Any),
+    own("ottla.balance", Kind::String, Some("on"), Valid::Any),
     own("ottla.block.cache.bytes", Kind::Long, Some("-1"), Valid::AtLeast(-1)),
     own("ottla.insecure", Kind::Boolean, Some("false"), Valid::Any),
     own("ottla.log.cache.bytes", Kind::Long, Some("-1"), Valid::AtLeast(-1)),

@@ -9,6 +9,7 @@ use super::listeners::PeerEndpoint;
 use super::load::Reader;
 use super::registry::parse_list;
 use super::{ConfigError, Listener, Properties};
+use crate::cluster::balancing::BalanceMode;
 
 /// What this process is, and how it finds the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct QuorumConfig {
     pub heartbeat_interval: Duration,
     /// `broker.session.timeout.ms`: the length of a lease.
     pub session_timeout: Duration,
+    /// `ottla.balance`: whether leaders are spread over brokers.
+    pub balance: BalanceMode,
     /// `ottla.lost.after.ms`: a broker that was silent for so long is looked after.
     pub suspicion: Duration,
 }
@@ -96,10 +99,20 @@ pub(super) fn quorum(
         election_timeout: read.duration("controller.quorum.election.timeout.ms")?,
         heartbeat_interval: read.duration("broker.heartbeat.interval.ms")?,
         session_timeout: read.duration("broker.session.timeout.ms")?,
+        balance: balance(properties)?,
         suspicion: read.duration("ottla.lost.after.ms")?,
     };
     check_times(&config)?;
     Ok(config)
+}
+
+fn balance(properties: &Properties) -> Result<BalanceMode, ConfigError> {
+    match properties.get("ottla.balance").map_or("on", str::trim) {
+        "on" => Ok(BalanceMode::On),
+        "observe" => Ok(BalanceMode::Observe),
+        "off" => Ok(BalanceMode::Off),
+        other => Err(ConfigError::new("ottla.balance", format!("'{other}' is none of on, observe, off"))),
+    }
 }
 
 fn check_times(config: &QuorumConfig) -> Result<(), ConfigError> {
@@ -225,6 +238,7 @@ mod tests {
             ("process.roles=broker\ncontroller.quorum.voters=1@a:1,2@b:1", "lacks controller"),
             ("controller.quorum.bootstrap.servers=nowhere", "host:port"),
             ("ottla.peer.listener=9", "ottla.peer.listener"),
+            ("ottla.balance=maybe", "ottla.balance"),
             ("broker.session.timeout.ms=1000", "broker.session.timeout.ms"),
             ("broker.heartbeat.interval.ms=2000", "broker.heartbeat.interval.ms"),
         ] {

@@ -1,0 +1,187 @@
+//! The active controller's care for who leads what: spreads leaders evenly, sends them home, and finds new ones for what a
+//! fail-over left behind. It decides by metadata alone, and every decision is a record there before anything moves: a new
+//! controller goes on where the last one was.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::supervisor::StopSignal;
+use common::{Clock, NodeEpoch, NodeId, StreamId};
+use futures::future::join_all;
+use metadata::balance::{Balancer, Move, Settings};
+use metadata::placement::{plan_preferred, stranded};
+use metadata::{Command, MetadataClient, MetadataImage};
+use parking_lot::Mutex;
+
+use super::controller::Controller;
+use super::peer::messages::{Move as MoveMessage, MoveRequest, encode};
+use super::peer::{Kind, Lane, Peers};
+
+/// How often it looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one broker may take to give away what it is asked to.
+const MOVE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a broker must live before it is given anything: one that comes and goes gets nothing.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Decisions that are remembered for operators.
+const DECISIONS_MAX: usize = 256;
+
+/// `ottla.balance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalanceMode {
+    /// Leaders stay where they are.
+    Off,
+    /// What would be done is told, not done.
+    Observe,
+    /// It is done.
+    On,
+}
+
+/// See the module.
+pub struct Balancing {
+    mode: BalanceMode,
+    controller: Arc<Controller>,
+    metadata: MetadataClient,
+    peers: Peers,
+    clock: Arc<dyn Clock>,
+    decisions: Mutex<VecDeque<String>>,
+}
+
+/// Since when each life of a node is known here.
+type Lives = BTreeMap<NodeId, (NodeEpoch, Duration)>;
+
+impl Balancing {
+    pub(super) fn new(
+        mode: BalanceMode,
+        controller: Arc<Controller>,
+        metadata: MetadataClient,
+        peers: Peers,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { mode, controller, metadata, peers, clock, decisions: Mutex::default() }
+    }
+
+    /// Whether it acts.
+    #[must_use]
+    pub fn mode(&self) -> BalanceMode {
+        self.mode
+    }
+
+    /// The newest decisions of this controller with their reasons, oldest first.
+    #[must_use]
+    pub fn decisions(&self) -> Vec<String> {
+        self.decisions.lock().iter().cloned().collect()
+    }
+
+    /// Works while this node is the active controller.
+    pub(super) async fn run(self: Arc<Self>, mut stop: StopSignal) -> Result<(), Infallible> {
+        tokio::select! {
+            () = stop.stopped() => Ok(()),
+            never = self.run_forever() => match never {},
+        }
+    }
+
+    async fn run_forever(&self) -> Infallible {
+        let (mut balancer, mut lives) = (Balancer::new(Settings::default()), Lives::new());
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            if !self.controller.is_active() {
+                (balancer, lives) = (Balancer::new(Settings::default()), Lives::new());
+                continue;
+            }
+            let image = self.metadata.image();
+            self.remember(&mut lives, &image);
+            for (node, epoch) in stranded(&image) {
+                self.controller.end_again(node, epoch).await;
+            }
+            if self.mode != BalanceMode::Off {
+                self.balance(&mut balancer, &image).await;
+            }
+            if self.mode == BalanceMode::On {
+                self.send_home(&lives).await;
+            }
+        }
+    }
+
+    fn remember(&self, lives: &mut Lives, image: &MetadataImage) {
+        let now = self.clock.boot();
+        lives.retain(|id, (epoch, _)| image.is_live(*id) && image.nodes[id].epoch == *epoch);
+        for node in image.nodes.values().filter(|node| !node.fenced) {
+            lives.entry(node.id).or_insert((node.epoch, now));
+        }
+    }
+
+    /// Decides who should lead, and has metadata say so.
+    async fn balance(&self, balancer: &mut Balancer, image: &MetadataImage) {
+        let planned = balancer.plan(self.clock.boot(), image);
+        if planned.is_empty() {
+            return;
+        }
+        for one in &planned {
+            self.note(image, one);
+        }
+        if self.mode == BalanceMode::On {
+            let changes = planned.into_iter().map(|one| (one.stream, one.replicas)).collect();
+            if let Err(error) = self.metadata.submit(Command::AlterReplicas { changes }).await {
+                tracing::warn!(%error, "the balancer's plan was not taken; it plans again");
+            }
+        }
+    }
+
+    fn note(&self, image: &MetadataImage, one: &Move) {
+        let verb = if self.mode == BalanceMode::On { "moves" } else { "would move" };
+        let told = describe(image, one, verb);
+        tracing::debug!("{told}");
+        let mut decisions = self.decisions.lock();
+        if decisions.len() == DECISIONS_MAX {
+            decisions.pop_front();
+        }
+        decisions.push_back(told);
+    }
+
+    /// Asks leaders to give away what others should lead.
+    async fn send_home(&self, lives: &Lives) {
+        let (image, now) = (self.metadata.image(), self.clock.boot());
+        let settled = |id: NodeId| lives.get(&id).is_some_and(|(_, since)| now.saturating_sub(*since) >= SETTLE);
+        let mut by_leader: BTreeMap<NodeId, Vec<(StreamId, NodeId)>> = BTreeMap::new();
+        for (stream, target) in plan_preferred(&image).into_iter().filter(|(_, target)| settled(*target)) {
+            let leader = image.streams.get(&stream).and_then(|stream| image.partition_of(stream)).map(|one| one.leader);
+            if let Some(leader) = leader {
+                by_leader.entry(leader).or_default().push((stream, target));
+            }
+        }
+        join_all(by_leader.into_iter().map(|(leader, moves)| self.ask(&image, leader, moves))).await;
+    }
+
+    async fn ask(&self, image: &MetadataImage, leader: NodeId, moves: Vec<(StreamId, NodeId)>) {
+        let Some(node) = image.nodes.get(&leader) else { return };
+        let count = moves.len();
+        let moves = moves.into_iter().map(|(stream, target)| MoveMessage { stream: stream.0, target: target.0 });
+        let body = encode(&MoveRequest { node_epoch: node.epoch.0, moves: moves.collect() });
+        match self.peers.call(&node.peer, Lane::Control, Kind::Move, body, MOVE_DEADLINE).await {
+            Ok(Ok(_)) => tracing::info!(%leader, partitions = count, "leaders were sent where they belong"),
+            Ok(Err(reason)) => tracing::warn!(%leader, partitions = count, reason, "partitions were not moved"),
+            Err(error) => tracing::warn!(%leader, partitions = count, %error, "partitions were not moved"),
+        }
+    }
+}
+
+fn describe(image: &MetadataImage, one: &Move, verb: &str) -> String {
+    let partition = image.streams.get(&one.stream).and_then(|stream| {
+        let topic = image.topics.get(&stream.topic)?;
+        Some(format!("{}-{}", topic.name, stream.partition))
+    });
+    format!("{} {verb} from {} to {}: {}", partition.unwrap_or_default(), one.from, one.to, one.reason)
+}
+
+/// What the balancer would do now with a cluster like `image`, if it had seen nothing before.
+#[must_use]
+pub fn plan_now(image: &MetadataImage) -> Vec<String> {
+    let mut balancer = Balancer::new(Settings { moves_per_second: 1000.0, ..Settings::default() });
+    // Twice: a node must be known for a while before it is given anything.
+    balancer.plan(Duration::ZERO, image);
+    let planned = balancer.plan(Duration::from_secs(3600), image);
+    planned.iter().map(|one| describe(image, one, "would move")).collect()
+}
