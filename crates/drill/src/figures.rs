@@ -286,8 +286,7 @@ impl Window<'_> {
         let until = |index: usize| sightings.get(index + 1).map_or(end_us, |next| next.at_us.min(end_us));
         let seen = sightings.iter().take_while(|seen| seen.at_us <= end_us).count();
         let since = (0..seen).filter(|&index| until(index) > self.fault_us);
-        let last_unfair =
-            since.clone().filter(|&index| !is_balanced(&sightings[index], &self.without(until(index)))).last();
+        let last_unfair = since.clone().rfind(|&index| !is_balanced(&sightings[index], &self.without(until(index))));
         let fair = last_unfair.map_or(since.min(), |index| Some(index + 1).filter(|&next| next < seen))?;
         Some(sightings[fair].at_us.saturating_sub(self.fault_us) as f64 / 1e3)
     }
