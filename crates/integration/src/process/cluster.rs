@@ -15,7 +15,7 @@ pub fn peer_is_kafka() -> bool {
     std::env::var("OTTLA_PEER").is_ok_and(|peer| peer == "kafka")
 }
 
-/// A running cluster of one node, killed when dropped. Its files are in a directory of their own.
+/// A running cluster, of one node unless more were asked for, killed when dropped. Its files are in a directory of their own.
 #[derive(Debug)]
 pub struct Cluster {
     launcher: Vec<PathBuf>,
@@ -28,6 +28,8 @@ pub struct Cluster {
 /// What [`Cluster::start`] may be given beside nothing.
 #[derive(Debug, Default, Clone)]
 pub struct Options {
+    /// How many brokers; 0 means one.
+    pub brokers: u32,
     /// Broker properties, `key=value`.
     pub properties: Vec<String>,
     /// Environment of the broker.
@@ -37,7 +39,7 @@ pub struct Options {
 }
 
 impl Cluster {
-    /// Starts one node and waits until it is ready.
+    /// Starts the nodes and waits until they are ready.
     ///
     /// # Errors
     /// It does not build or start: with what it said.
@@ -49,8 +51,10 @@ impl Cluster {
             None => tempfile::tempdir()?,
         };
         let mut cluster = Self { launcher, dir, bootstrap: String::new(), env: options.env.clone() };
-        let port = free_port()?.to_string();
-        let mut arguments = vec!["-n", "1", "-p", &port];
+        let brokers = options.brokers.max(1);
+        let port = free_ports(u16::try_from(brokers)?)?.to_string();
+        let brokers = brokers.to_string();
+        let mut arguments = vec!["-n", &brokers, "-p", &port];
         for property in &options.properties {
             arguments.extend(["-x", property]);
         }
@@ -124,6 +128,17 @@ impl Cluster {
     }
 }
 
+/// The first of `brokers` ports in a row that nobody has, as nobody has the controllers' ports that go with them.
+fn free_ports(brokers: u16) -> Result<u16> {
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    loop {
+        let first = free_port()?;
+        if first < u16::MAX - 200 && (0..brokers).all(|k| is_free(first + k) && is_free(first + 101 + k)) {
+            return Ok(first);
+        }
+    }
+}
+
 /// Whether a process has ended, be it that nobody has asked for its status yet.
 fn gone(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
@@ -134,7 +149,12 @@ fn gone(pid: u32) -> bool {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // A node that a test killed is dead already.
-        let _ = self.run("kill", &["1"]);
+        for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some(id) = name.to_str().filter(|name| name.parse::<u32>().is_ok()) {
+                // A node that a test killed is dead already.
+                let _ = self.run("kill", &[id]);
+            }
+        }
     }
 }
