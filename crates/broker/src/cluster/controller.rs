@@ -178,6 +178,11 @@ impl Controller {
         let (live, now) = (self.live(), self.clock.boot());
         let mut sessions = self.sessions.lock();
         let Some(sessions) = sessions.as_mut() else { return Vec::new() };
+        if self.raft.members().len() == 1 {
+            // Nobody could take over from the only node there is, and it asks for no lease. When others join, all begin anew.
+            *sessions = Sessions::new(self.lease, self.patience);
+            return Vec::new();
+        }
         sessions.sync(live, now);
         sessions.due(now)
     }

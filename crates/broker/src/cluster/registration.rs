@@ -143,11 +143,7 @@ fn describe(config: &BrokerConfig, location: &WalLocation, uuid: Uuid) -> WalDes
         wal::WalClass::Private => metadata::WalClass::Private,
         wal::WalClass::Shared => metadata::WalClass::Shared,
     };
-    let location = match location {
-        WalLocation::Directory(path) => format!("file://{}", path.display()),
-        WalLocation::Block(path) => format!("block://{}", path.display()),
-    };
-    WalDescriptor { uuid, class, location: location.into() }
+    WalDescriptor { uuid, class, location: location.to_string().into() }
 }
 
 fn endpoints(bound: &[BoundListener]) -> Vec<Endpoint> {
