@@ -119,7 +119,8 @@ fn known(state: &WalState) -> KnownLog {
     match state {
         WalState::Open => KnownLog::Open,
         // Of an abandoned one nothing must ever be read again: its streams went on without it.
-        WalState::Sealed { .. } | WalState::Abandoned { .. } => KnownLog::Sealed,
+        WalState::Sealed { .. } => KnownLog::Sealed,
+        WalState::Abandoned => KnownLog::Abandoned,
         WalState::Retired => KnownLog::Retired,
     }
 }
