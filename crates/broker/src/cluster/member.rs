@@ -21,6 +21,8 @@ use crate::storage::raft_log::RaftLog;
 
 /// How long one question to a peer may take on the way into the cluster.
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);
+/// How long the answer to a change of metadata waits for brokers that have not heard of it.
+const KNOWN_WAIT: Duration = Duration::from_secs(1);
 /// Pause between rounds of questions.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// A node of several waits so long for the others, telling so now and then.
@@ -97,6 +99,19 @@ impl Member {
         supervisor.spawn("balancer", Arc::clone(&balancing).run(supervisor.stop_signal()));
         supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
         Ok(Self { node, raft, metadata, peers, service, controller, balancing, identity, address })
+    }
+
+    /// Waits, at most a second, until every live broker has applied what this one has.
+    pub async fn wait_known_everywhere(&self) {
+        let image = self.metadata.image();
+        let body = encode(&AppliedRequest { index: image.applied.0 });
+        let others = image.nodes.values().filter(|node| node.id != self.node && !node.fenced);
+        let asked = others.map(|other| {
+            let body = body.clone();
+            async move { self.peers.call(&other.peer, Lane::Control, Kind::Applied, body, KNOWN_WAIT).await.is_ok() }
+        });
+        // One that is just being lost does not hold up the answer for longer.
+        let _ = futures::future::join_all(asked).await;
     }
 
     /// The index up to which everything was committed at a moment after this call.

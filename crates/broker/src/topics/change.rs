@@ -82,14 +82,18 @@ impl Deadline {
     }
 }
 
-/// Submits a command. After the deadline the outcome is unknown, and said to be so.
+/// Submits a command, and waits until all brokers know of it: whoever was told that a topic exists finds it on any of them.
+/// After the deadline the outcome is unknown, and said to be so.
 ///
 /// # Errors
 /// As the command was refused, or could not be brought to an end.
 pub async fn submit(broker: &Broker, deadline: Deadline, command: Command) -> Result<Outcome, ChangeError> {
     match tokio::time::timeout(deadline.left(broker), broker.metadata.submit(command)).await {
         Ok(Ok(Outcome::Refused(refusal))) => Err(refusal.into()),
-        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Ok(outcome)) => {
+            broker.member.wait_known_everywhere().await;
+            Ok(outcome)
+        }
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(ChangeError::plain(ErrorCode::RequestTimedOut)),
     }
