@@ -161,3 +161,26 @@ async fn hostile_bytes_end_a_connection_and_nothing_else() {
     assert_eq!(answer.expect("still there"), Ok(Bytes::new()));
     rig.supervisor.stop(SECOND).await;
 }
+
+#[test]
+fn bytes_between_nodes_never_change() {
+    use super::messages::{
+        HandOverEntry, HandOverRequest, HeartbeatRequest, JoinRequest, Move, MoveRequest, Peer, SealAnswer,
+        SealRequest, Tail, encode,
+    };
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let hello = Hello { version: 1, node: NodeId(2), lane: Lane::Bulk, cluster_id: "c".into() };
+    assert_eq!(hex(&hello.encode()), "4f54544c41504545520001000000020101".to_owned() + "63");
+    let peer = Peer { node: 2, address: "h:1".into() };
+    assert_eq!(hex(&encode(&JoinRequest { peer: Some(peer) })), "0a0708021203683a31");
+    assert_eq!(hex(&encode(&HeartbeatRequest { node: 2, node_epoch: 7, applied: 9 })), "080210071809");
+    let seal = SealRequest { wal: vec![1].into(), location: "l".into(), lease_expired: true, applied: 9 };
+    assert_eq!(hex(&encode(&seal)), "0a010112016c18012009");
+    let tails = vec![Tail { stream: 5, end: 6 }];
+    let sealed = SealAnswer { outcome: 1, end: 4, tails, reason: String::new() };
+    assert_eq!(hex(&encode(&sealed)), "080110041a0408051006");
+    let entries = vec![HandOverEntry { epoch: 3, tail: vec![9].into() }];
+    assert_eq!(hex(&encode(&HandOverRequest { node_epoch: 7, entries })), "0807120508031201".to_owned() + "09");
+    let moves = vec![Move { stream: 5, target: 2 }];
+    assert_eq!(hex(&encode(&MoveRequest { node_epoch: 7, moves })), "0807120408051002");
+}
