@@ -66,7 +66,7 @@ impl Member {
         let identity = Identity { node, cluster_id: Arc::new(ArcSwap::from_pointee(cluster_id.to_owned())) };
         let service = Arc::new(Service::new(identity.clone()));
         let answers: Arc<dyn PeerService> = Arc::clone(&service) as _;
-        let peers = Peers::new(identity.clone(), Arc::clone(&answers), Arc::clone(clock), Arc::clone(random));
+        let peers = Peers::new(identity.clone(), &answers, Arc::clone(clock), Arc::clone(random));
         let address = listen(config, &identity, answers, supervisor).await?;
         let directory = config.data_dir.join("raft");
         let metadata_error = |error: &dyn std::fmt::Display| StartError::Metadata(format!("metadata: {error}"));

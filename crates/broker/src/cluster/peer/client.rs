@@ -1,8 +1,8 @@
 //! The way to peers: one connection for each address and lane, made when it is needed, shared by all calls.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,7 +39,8 @@ pub struct Peers {
 
 struct Inner {
     identity: Identity,
-    service: Arc<dyn PeerService>,
+    /// Not held: it holds the controller, which holds this.
+    service: Weak<dyn PeerService>,
     lines: Mutex<HashMap<(Arc<str>, Lane), Arc<Line>>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -84,12 +85,12 @@ impl Peers {
     #[must_use]
     pub fn new(
         identity: Identity,
-        service: Arc<dyn PeerService>,
+        service: &Arc<dyn PeerService>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
         let (lines, tasks) = (Mutex::default(), Mutex::default());
-        let moved = <[AtomicU64; 2]>::default();
+        let (service, moved) = (Arc::downgrade(service), <[AtomicU64; 2]>::default());
         Self { inner: Arc::new(Inner { identity, service, lines, clock, random, tasks, moved }) }
     }
 
@@ -188,7 +189,7 @@ impl Peers {
 
     fn run(&self, socket: TcpStream, queue: mpsc::Receiver<Frame>, connection: Arc<Connection>, node: NodeId) {
         let (reader, writer) = socket.into_split();
-        let (service, clock) = (Arc::clone(&self.inner.service), Arc::clone(&self.inner.clock));
+        let (service, clock) = (Weak::clone(&self.inner.service), Arc::clone(&self.inner.clock));
         let mut tasks = self.inner.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
@@ -200,7 +201,9 @@ impl Peers {
             // Whoever waits hears that there will be no answer.
             drop(connection.waiting.lock().take());
             tracing::debug!(%node, ?ended, "the connection to a peer ended");
-            service.lost(node);
+            if let Some(service) = service.upgrade() {
+                service.lost(node);
+            }
         });
     }
 }

@@ -67,7 +67,7 @@ async fn listen(cluster: &str) -> Rig {
 fn caller(node: i32, cluster: &str) -> (Peers, Arc<Echo>) {
     let service = Arc::new(Echo::default());
     let lost: Arc<dyn PeerService> = Arc::clone(&service) as _;
-    (Peers::new(identity(node, cluster), lost, Arc::new(SystemClock), Arc::new(SystemRandom)), service)
+    (Peers::new(identity(node, cluster), &lost, Arc::new(SystemClock), Arc::new(SystemRandom)), service)
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn calls_share_a_connection_and_each_gets_its_own_answer() {
     let rig = listen("c").await;
-    let (peers, _) = caller(2, "c");
+    let (peers, _watcher) = caller(2, "c");
     let calls = (0..200_u32).map(|number| {
         let (peers, address) = (peers.clone(), rig.address.clone());
         async move {
@@ -123,7 +123,7 @@ async fn a_silent_peer_costs_a_deadline_and_then_the_connection() {
 #[tokio::test]
 async fn a_node_of_another_cluster_is_turned_away_by_either_side() {
     let rig = listen("mine").await;
-    let (peers, _) = caller(2, "yours");
+    let (peers, _watcher) = caller(2, "yours");
     let refused = peers.call(&rig.address, Lane::Control, Kind::Applied, Bytes::new(), SECOND).await;
     let Err(TransportError::Unreachable(reason)) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("node 2 belongs to cluster yours, not to mine"), "{reason}");
@@ -155,7 +155,7 @@ async fn hostile_bytes_end_a_connection_and_nothing_else() {
         let ended = tokio::time::timeout(10 * SECOND, socket.read_to_end(&mut rest)).await;
         ended.expect("the listener ends it").ok();
     }
-    let (peers, _) = caller(2, "c");
+    let (peers, _watcher) = caller(2, "c");
     // An unknown kind of request is refused by word, for a later version may know it.
     let answer = peers.call(&rig.address, Lane::Control, Kind::Applied, Bytes::new(), SECOND).await;
     assert_eq!(answer.expect("still there"), Ok(Bytes::new()));
