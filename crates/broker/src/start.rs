@@ -40,7 +40,7 @@ use crate::network::{BoundListener, Limits, RequestMemory};
 use crate::partition::{Partitions, PartitionsParts};
 use crate::storage::ports::MetadataPorts;
 
-/// How long a graceful stop waits for the object store before it leaves the rest in the WAL.
+/// How long a graceful stop takes to give partitions away and to upload, before it leaves the rest in the WAL.
 pub const UPLOAD_GRACE: Duration = Duration::from_secs(20);
 
 /// How long a start waits for its partitions before it accepts connections all the same: an object store that does
@@ -464,16 +464,22 @@ impl RunningBroker {
     pub async fn stop(self) -> StopReport {
         let broker = &self.broker;
         // Clients go on while they are sent elsewhere; the network stops when nothing is left, or takes too long.
-        drainer::leave(&broker.mover, &broker.metadata, &*broker.clock, DRAIN_GRACE).await;
+        // Without a quorum, as when all nodes stop together, nothing can be given away, and nobody would tell.
+        let since = broker.clock.boot();
+        let leave = drainer::leave(&broker.mover, &broker.metadata, &*broker.clock, DRAIN_GRACE);
+        if tokio::time::timeout(DRAIN_GRACE, leave).await.is_err() {
+            tracing::warn!("not everything could be given away in time: others adopt the rest");
+        }
         self.network.stop(TASK_GRACE).await;
         broker.partitions.append_final_checkpoints();
         broker.groups.append_final_checkpoints();
-        let uploaded = tokio::time::timeout(UPLOAD_GRACE, broker.streams.flush()).await;
+        let left = UPLOAD_GRACE.saturating_sub(broker.clock.boot().saturating_sub(since)).max(UPLOAD_GRACE / 4);
+        let uploaded = tokio::time::timeout(left, broker.streams.flush()).await;
         let left_in_wal = broker.streams.backlog_bytes();
         if matches!(uploaded, Ok(Ok(()))) && left_in_wal == 0 {
-            let retired = broker.metadata.submit(Command::RetireWal { wal: broker.wal.uuid() }).await;
-            match retired {
-                Ok(Outcome::Done) => tracing::debug!("write-ahead log let go"),
+            let retire = broker.metadata.submit(Command::RetireWal { wal: broker.wal.uuid() });
+            match tokio::time::timeout(TASK_GRACE, retire).await {
+                Ok(Ok(Outcome::Done)) => tracing::debug!("write-ahead log let go"),
                 other => tracing::warn!(
                     outcome = ?other,
                     "everything is uploaded, but metadata did not note that the write-ahead log may go: keep its directory"

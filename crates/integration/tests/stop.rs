@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ottla_integration::http;
 use ottla_integration::process::broker::{Broker, Start};
+use ottla_integration::process::cluster::{Cluster, Options};
 use ottla_integration::process::driver::Driver;
 use ottla_integration::process::{tools, wait_until};
 use ottla_integration::s3sim::{Config, Faults, Running, start};
@@ -166,4 +167,11 @@ fn full_disk_heals() {
     std::fs::remove_file(format!("{seen}/filler")).expect("the filler is there");
     let_run(&mut driver, 200);
     judged(driver, &broker);
+}
+
+#[test]
+fn all_of_three_end_when_they_are_told_to_together() {
+    let cluster = Cluster::start(&Options { brokers: 3, ..Options::default() }).expect("starts");
+    // The last of them has no quorum left to take leave of, and must not wait for one.
+    cluster.stop_all().expect("each ends by itself, in time");
 }

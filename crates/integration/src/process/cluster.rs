@@ -90,6 +90,14 @@ impl Cluster {
         self.run("stop", &["1"]).map(drop)
     }
 
+    /// Sends SIGTERM to all nodes at once and waits for their ends.
+    ///
+    /// # Errors
+    /// One does not end by itself.
+    pub fn stop_all(&self) -> Result<()> {
+        self.run("stop", &[]).map(drop)
+    }
+
     /// Starts the killed or stopped node again and waits until it is ready.
     ///
     /// # Errors
