@@ -121,18 +121,15 @@ impl MetadataClient {
         }
         let _lease = inner.bytes.try_take(size as u64).ok_or_else(|| unavailable("too many bytes are under way"))?;
         let (index, outcome) = inner.submitter.submit(proposal, inner.timeout).await?;
-        self.wait_applied(index).await?;
-        Ok(outcome)
-    }
-
-    /// Waits until this node's image has applied `index`.
-    async fn wait_applied(&self, index: LogIndex) -> Result<(), SubmitError> {
-        let mut applied = self.watch();
-        let reached = applied.wait_for(|applied| *applied >= index);
-        match tokio::time::timeout(self.inner.timeout, reached).await {
-            Ok(Ok(_)) => Ok(()),
+        match tokio::time::timeout(inner.timeout, self.wait_applied(index)).await {
+            Ok(true) => Ok(outcome),
             _ => Err(SubmitError::Indeterminate("applied, but not known here yet".into())),
         }
+    }
+
+    /// Waits until this node's image has applied `index`, as long as that takes; `false` if metadata has ended before.
+    pub async fn wait_applied(&self, index: LogIndex) -> bool {
+        self.watch().wait_for(|applied| *applied >= index).await.is_ok()
     }
 }
 

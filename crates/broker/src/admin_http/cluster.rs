@@ -30,6 +30,16 @@ fn refused(reason: impl ToString) -> (StatusCode, String) {
     (StatusCode::CONFLICT, format!("{}\n", reason.to_string()))
 }
 
+/// Has metadata changed, or tells why not.
+async fn submit(broker: &Broker, command: Command) -> Result<(), (StatusCode, String)> {
+    match broker.metadata.submit(command).await {
+        Ok(Outcome::Done | Outcome::Moved { .. }) => Ok(()),
+        Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
+        Ok(other) => Err(refused(format!("metadata answered {other:?}"))),
+        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))),
+    }
+}
+
 /// All brokers: state, what they lead, their logs.
 pub(super) async fn brokers(State(broker): State<Arc<Broker>>) -> Response {
     let image = broker.metadata.image();
@@ -85,12 +95,8 @@ pub(super) async fn resume(State(broker): State<Arc<Broker>>, Path(id): Path<i32
 }
 
 async fn set_draining(broker: &Broker, node: NodeId, draining: bool) -> Answer {
-    match broker.metadata.submit(Command::SetDraining { node, draining }).await {
-        Ok(Outcome::Done) => Ok(told(&describe(&broker.metadata.image(), node))),
-        Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
-        Ok(other) => Err(refused(format!("metadata answered {other:?}"))),
-        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))),
-    }
+    submit(broker, Command::SetDraining { node, draining }).await?;
+    Ok(told(&describe(&broker.metadata.image(), node)))
 }
 
 /// Gives up what a fenced node's log holds and nobody can reach; tells, partition by partition, what is lost.
@@ -109,14 +115,8 @@ pub(super) async fn abandon(State(broker): State<Arc<Broker>>, Path(wal): Path<S
         })
         .collect();
     let leaders = plan_fail_over(&image, known.node);
-    match broker.metadata.submit(Command::AbandonWal { wal, leaders }).await {
-        Ok(Outcome::Moved { .. } | Outcome::Done) => {
-            Ok(told(&json!({ "abandoned": wal.to_string(), "partitions": lost })))
-        }
-        Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
-        Ok(other) => Err(refused(format!("metadata answered {other:?}"))),
-        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))),
-    }
+    submit(&broker, Command::AbandonWal { wal, leaders }).await?;
+    Ok(told(&json!({ "abandoned": wal.to_string(), "partitions": lost })))
 }
 
 /// The metadata quorum as this broker sees it.

@@ -96,8 +96,7 @@ impl Controller {
         let Some(committed) = self.confirmations.confirm(&self.raft).await else {
             return answer(Verdict::NotLeader);
         };
-        let mut applied = self.metadata.watch();
-        if applied.wait_for(|applied| *applied >= committed).await.is_err() {
+        if !self.metadata.wait_applied(committed).await {
             return answer(Verdict::NotLeader);
         }
         let (node, epoch) = (NodeId(request.node), NodeEpoch(request.node_epoch));
@@ -148,8 +147,7 @@ impl Controller {
     /// Returns when this node does not lead any more.
     async fn lead(&self) {
         let Some(committed) = self.confirmations.confirm(&self.raft).await else { return };
-        let mut applied = self.metadata.watch();
-        if applied.wait_for(|applied| *applied >= committed).await.is_err() {
+        if !self.metadata.wait_applied(committed).await {
             return;
         }
         let mut sessions = Sessions::new(self.lease, self.patience);

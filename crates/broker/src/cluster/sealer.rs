@@ -54,10 +54,8 @@ impl Sealer {
     async fn catch_up(&self) -> Result<(), String> {
         let member = self.member.upgrade().ok_or("this node is stopping")?;
         let index: LogIndex = member.read_index(METADATA_WAIT).await?;
-        let mut applied = member.metadata.watch();
-        let reached = applied.wait_for(|applied| *applied >= index);
-        match tokio::time::timeout(METADATA_WAIT, reached).await {
-            Ok(Ok(_)) => Ok(()),
+        match tokio::time::timeout(METADATA_WAIT, member.metadata.wait_applied(index)).await {
+            Ok(true) => Ok(()),
             _ => Err("metadata is not up to date here".to_owned()),
         }
     }

@@ -103,8 +103,7 @@ impl Service {
             Err(QuorumError::NotLeader(leader)) => (false, leader.or_else(|| raft.leader())),
             Err(error) => return Err(error.to_string()),
         };
-        let leader = leader.map(|leader| Peer { node: leader.node.0, address: leader.address.to_string() });
-        Ok(JoinAnswer { joined, leader, cluster_id })
+        Ok(JoinAnswer { joined, leader: leader.map(Peer::from), cluster_id })
     }
 
     /// Changes who takes part in Raft, if this node leads.
@@ -120,8 +119,7 @@ impl Service {
         Ok(match changed {
             Ok(()) => QuorumAnswer { done: true, leader: None, reason: String::new() },
             Err(QuorumError::NotLeader(leader)) => {
-                let leader = leader.or_else(|| raft.leader());
-                let leader = leader.map(|leader| Peer { node: leader.node.0, address: leader.address.to_string() });
+                let leader = leader.or_else(|| raft.leader()).map(Peer::from);
                 QuorumAnswer { done: false, leader, reason: "this node does not lead".to_owned() }
             }
             Err(error) => QuorumAnswer { done: false, leader: None, reason: error.to_string() },
@@ -130,10 +128,8 @@ impl Service {
 
     async fn applied(&self, index: LogIndex) -> Result<(), String> {
         let metadata = self.metadata.get().ok_or("this node has not joined yet")?;
-        let mut applied = metadata.watch();
-        let reached = applied.wait_for(|applied| *applied >= index);
-        match tokio::time::timeout(APPLIED_WAIT, reached).await {
-            Ok(Ok(_)) => Ok(()),
+        match tokio::time::timeout(APPLIED_WAIT, metadata.wait_applied(index)).await {
+            Ok(true) => Ok(()),
             _ => Err(format!("metadata is not applied up to {index} here")),
         }
     }

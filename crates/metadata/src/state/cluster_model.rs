@@ -421,12 +421,8 @@ fn is_void(stream: &StreamImage, epoch: StreamEpoch) -> bool {
     stream.void.iter().any(|void| void.epoch == epoch)
 }
 
-fn cases() -> u32 {
-    std::env::var("OTTLA_METADATA_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(128)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: super::model::cases(128), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_acknowledged_is_always_found_by_one_owner(steps in steps()) {

@@ -268,12 +268,13 @@ fn pick<T: Clone>(of: &[T], which: u16) -> Option<T> {
     (!of.is_empty()).then(|| of[usize::from(which) % of.len()].clone())
 }
 
-fn cases() -> u32 {
-    std::env::var("OTTLA_METADATA_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(96)
+/// How many histories a model test runs: `default` unless the environment says otherwise.
+pub(super) fn cases(default: u32) -> u32 {
+    std::env::var("OTTLA_METADATA_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(96), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_commands_agree_with_the_model(steps in steps()) {

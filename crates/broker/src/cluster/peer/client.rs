@@ -9,9 +9,9 @@ use bytes::Bytes;
 use common::{Clock, NodeId, Random};
 use metadata::raft::{RaftTransport, TransportError};
 use parking_lot::Mutex;
-use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -65,7 +65,7 @@ struct Way {
 }
 
 struct Connection {
-    requests: mpsc::Sender<Frame>,
+    requests: mpsc::Sender<(Frame, ())>,
     next_id: AtomicU64,
     /// `None` once the connection has ended.
     waiting: Mutex<Option<Waiting>>,
@@ -130,7 +130,7 @@ impl Peers {
         let _forgets =
             Forgets { connection: &connection, id, clock: &*self.inner.clock, asked: self.inner.clock.boot() };
         let bytes = body.len() as u64;
-        if connection.requests.send(Frame { id, kind: kind as u8, body }).await.is_err() {
+        if connection.requests.send((Frame { id, kind: kind as u8, body }, ())).await.is_err() {
             return Err(TransportError::Lost(format!("the connection to {address} ended")));
         }
         let answer = answer.await.map_err(|_| TransportError::Lost(format!("the connection to {address} ended")))?;
@@ -187,7 +187,7 @@ impl Peers {
         Ok(connection)
     }
 
-    fn run(&self, socket: TcpStream, queue: mpsc::Receiver<Frame>, connection: Arc<Connection>, node: NodeId) {
+    fn run(&self, socket: TcpStream, queue: mpsc::Receiver<(Frame, ())>, connection: Arc<Connection>, node: NodeId) {
         let (reader, writer) = socket.into_split();
         let (service, clock) = (Weak::clone(&self.inner.service), Arc::clone(&self.inner.clock));
         let mut tasks = self.inner.tasks.lock();
@@ -195,7 +195,7 @@ impl Peers {
         tasks.spawn(async move {
             let ended = tokio::select! {
                 ended = read_answers(reader, &connection, &*clock) => ended,
-                ended = write_requests(writer, queue) => ended,
+                ended = wire::write_frames(writer, queue) => ended,
                 () = connection.given_up.notified() => Err(std::io::ErrorKind::TimedOut.into()),
             };
             // Whoever waits hears that there will be no answer.
@@ -246,18 +246,6 @@ async fn read_answers(reader: OwnedReadHalf, connection: &Connection, clock: &dy
             let _ = waiter.send(answer);
         }
     }
-}
-
-async fn write_requests(writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Frame>) -> std::io::Result<()> {
-    let mut writer = BufWriter::new(writer);
-    while let Some(frame) = queue.recv().await {
-        wire::write_frame(&mut writer, &frame).await?;
-        while let Ok(frame) = queue.try_recv() {
-            wire::write_frame(&mut writer, &frame).await?;
-        }
-        writer.flush().await?;
-    }
-    Ok(())
 }
 
 #[async_trait::async_trait]

@@ -2,6 +2,7 @@
 //! before there was one.
 
 use bytes::Bytes;
+use metadata::raft::LeaderInfo;
 use prost::Message;
 
 /// A message from its bytes, for whoever asked or was asked.
@@ -23,6 +24,12 @@ pub struct Peer {
     /// `host:port`.
     #[prost(string, tag = "2")]
     pub address: String,
+}
+
+impl From<LeaderInfo> for Peer {
+    fn from(leader: LeaderInfo) -> Self {
+        Self { node: leader.node.0, address: leader.address.to_string() }
+    }
 }
 
 /// [`Kind::Join`](super::Kind::Join): the sender wants to be followed up at this address.

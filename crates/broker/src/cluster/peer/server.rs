@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use common::NodeId;
 use common::supervisor::StopSignal;
-use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -101,7 +100,7 @@ async fn talk(
     let (answers, queue) = mpsc::channel(REQUESTS_MAX);
     let ended = tokio::select! {
         ended = read_requests(reader, hello.node, &service, answers, memory) => ended,
-        ended = write_answers(writer, queue) => ended,
+        ended = wire::write_frames(writer, queue) => ended,
     };
     if hello.lane == Lane::Control {
         service.lost(hello.node);
@@ -150,16 +149,4 @@ async fn read_requests(
 async fn take(memory: &Arc<Semaphore>, head: &Head) -> io::Result<OwnedSemaphorePermit> {
     let taken = Arc::clone(memory).acquire_many_owned((head.body_bytes >> 10) + 1).await;
     taken.map_err(|_| io::ErrorKind::BrokenPipe.into())
-}
-
-async fn write_answers(writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Answer>) -> io::Result<()> {
-    let mut writer = BufWriter::new(writer);
-    while let Some((frame, _memory)) = queue.recv().await {
-        wire::write_frame(&mut writer, &frame).await?;
-        while let Ok((frame, _memory)) = queue.try_recv() {
-            wire::write_frame(&mut writer, &frame).await?;
-        }
-        writer.flush().await?;
-    }
-    Ok(())
 }

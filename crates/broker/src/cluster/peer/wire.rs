@@ -11,7 +11,8 @@
 
 use bytes::Bytes;
 use common::NodeId;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::sync::mpsc;
 
 const MAGIC: &[u8; 9] = b"OTTLAPEER";
 
@@ -165,7 +166,7 @@ pub(super) async fn read_body(from: &mut (impl AsyncRead + Unpin), head: &Head) 
     Ok(Frame { id: head.id, kind: head.kind, body: body.freeze() })
 }
 
-pub(super) async fn write_frame(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> std::io::Result<()> {
+async fn write_frame(to: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> std::io::Result<()> {
     let length = u32::try_from(frame.body.len()).ok().and_then(|length| length.checked_add(FRAME_HEAD_BYTES));
     let length = length.filter(|length| *length <= FRAME_BYTES_MAX).ok_or_else(|| invalid("a frame too large"))?;
     let mut head = [0; 13];
@@ -174,6 +175,22 @@ pub(super) async fn write_frame(to: &mut (impl AsyncWrite + Unpin), frame: &Fram
     head[12] = frame.kind;
     to.write_all(&head).await?;
     to.write_all(&frame.body).await
+}
+
+/// Writes frames as they come; what waits with them is let go when they are written.
+pub(super) async fn write_frames<T>(
+    to: impl AsyncWrite + Unpin,
+    mut queue: mpsc::Receiver<(Frame, T)>,
+) -> std::io::Result<()> {
+    let mut writer = BufWriter::new(to);
+    while let Some((frame, _held)) = queue.recv().await {
+        write_frame(&mut writer, &frame).await?;
+        while let Ok((frame, _held)) = queue.try_recv() {
+            write_frame(&mut writer, &frame).await?;
+        }
+        writer.flush().await?;
+    }
+    Ok(())
 }
 
 pub(super) fn kind_of(byte: u8) -> std::io::Result<Kind> {
