@@ -23,6 +23,7 @@ use object_store::ObjectStore;
 use parking_lot::Mutex;
 use s3stream::{ObjectManager, StreamManager, StreamStore};
 use tokio::sync::watch;
+use wal::{Logs, SystemLogs};
 
 use crate::Broker;
 use crate::cluster::adopter::Adopter;
@@ -218,6 +219,8 @@ async fn join(
 struct Life {
     member: Arc<Member>,
     lease: Arc<Lease>,
+    /// Where its logs lie, and those of others.
+    logs: Arc<dyn Logs>,
     opened: wal::Opened,
     node_epoch: NodeEpoch,
     fenced: watch::Receiver<bool>,
@@ -233,7 +236,8 @@ async fn begin(
 ) -> Result<Life, StartError> {
     let member = Arc::new(join(config, clock, random, supervisor).await?);
     let lease = Arc::new(Lease::none(Arc::clone(clock)));
-    let (opened, node_epoch) = registration::register(config, &member, &lease, bound, &**random).await?;
+    let logs: Arc<dyn Logs> = Arc::new(SystemLogs);
+    let (opened, node_epoch) = registration::register(config, &*logs, &member, &lease, bound, &**random).await?;
     opened.wal.set_node_epoch(node_epoch);
     let (fencing, fenced) = watch::channel(false);
     let agent = Agent {
@@ -245,7 +249,7 @@ async fn begin(
         fenced: Arc::new(fencing),
     };
     supervisor.spawn("lease", agent.run(supervisor.stop_signal()));
-    Ok(Life { member, lease, opened, node_epoch, fenced })
+    Ok(Life { member, lease, logs, opened, node_epoch, fenced })
 }
 
 async fn compose(
@@ -269,7 +273,7 @@ async fn compose(
         topic_config: TopicConfig::effective,
         metadata: metadata.clone(),
         streams: Arc::clone(&streams),
-        adopter: Adopter::new(config.node_id, Arc::clone(&streams)),
+        adopter: Adopter::new(config.node_id, Arc::clone(&life.logs), Arc::clone(&streams)),
         objects: ports,
         durable: Arc::clone(&durable),
         lease: Arc::clone(&life.lease),
@@ -365,7 +369,8 @@ fn start_streams(
     let streams = StreamStore::start(settings, parts).map_err(store_error).map_err(failed)?;
     // The registration was applied here, and with it all that was committed before: whatever the WAL holds is older.
     streams.metadata_loaded();
-    let sealer = Sealer::new(&life.member, life.node_epoch, Arc::clone(ports) as Arc<dyn StreamManager>);
+    let (member, logs) = (&life.member, Arc::clone(&life.logs));
+    let sealer = Sealer::new(member, life.node_epoch, logs, Arc::clone(ports) as Arc<dyn StreamManager>);
     life.member.service.broker_started(sealer, Receiver::new(life.node_epoch, Arc::clone(&streams)));
     Ok(streams)
 }

@@ -17,6 +17,7 @@ mod format;
 pub mod gate;
 mod home;
 pub mod inspect;
+mod logs;
 pub mod memory;
 #[cfg(test)]
 mod model;
@@ -40,6 +41,7 @@ pub use durable::DurableLsn;
 pub use format::seal_sector::SealedBy;
 pub use gate::PublicationGate;
 pub use home::{Choice, FoundLog, KnownLog, choose, fresh, logs, remove};
+pub use logs::{Logs, SystemLogs};
 pub use memory::{FlushMode, MemoryWal, MemoryWalSizes};
 pub use open::{OpenError, Opened, open};
 pub use record::{Appended, RecordKind, RecordMeta, RecordRef, TAG_BYTES};

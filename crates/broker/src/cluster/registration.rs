@@ -11,7 +11,7 @@ use metadata::command::{Refusal, Registration};
 use metadata::image::Endpoint;
 use metadata::{Command, MetadataClient, MetadataImage, Outcome, WalDescriptor, WalState};
 use uuid::Uuid;
-use wal::{Choice, FoundLog, KnownLog, PublicationGate, WalConfig, WalLocation};
+use wal::{Choice, FoundLog, KnownLog, Logs, PublicationGate, WalConfig, WalLocation};
 
 use super::lease::Lease;
 use super::member::Member;
@@ -27,6 +27,7 @@ const LOCKED_MAX: u32 = 100;
 /// Opens the log and registers. Waits for whoever is just sealing an earlier log of this node.
 pub(crate) async fn register(
     config: &BrokerConfig,
+    logs: &dyn Logs,
     member: &Member,
     lease: &Arc<Lease>,
     bound: &[BoundListener],
@@ -38,12 +39,12 @@ pub(crate) async fn register(
     let incarnation = random.uuid();
     let mut locked = 0;
     loop {
-        let Some(location) = choose(&place, &member.metadata.image(), config).await? else {
+        let Some(location) = choose(&place, logs, &member.metadata.image(), config).await? else {
             tokio::time::sleep(RETRY).await;
             continue;
         };
         let opening = wal_config(config, location.clone(), &cluster_id, lease);
-        let opened = match blocking(move || wal::open(&opening)).await? {
+        let opened = match logs.open(opening).await {
             Ok(opened) => opened,
             Err(wal::OpenError::Locked { .. }) if config.quorum.peer.is_some() && locked < LOCKED_MAX => {
                 locked += 1;
@@ -81,6 +82,7 @@ pub(crate) async fn register(
 /// Which log to open, or `None` if that shows later.
 async fn choose(
     place: &WalLocation,
+    logs: &dyn Logs,
     image: &Arc<MetadataImage>,
     config: &BrokerConfig,
 ) -> Result<Option<WalLocation>, StartError> {
@@ -90,29 +92,24 @@ async fn choose(
         .filter(|(_, wal)| wal.node == config.node_id)
         .map(|(uuid, wal)| (*uuid, known(&wal.state)))
         .collect();
-    let place = place.clone();
-    let chosen = blocking(move || {
-        let found = wal::logs(&place)?;
-        let (gone, found): (Vec<FoundLog>, Vec<FoundLog>) = found.into_iter().partition(|log| {
-            log.sealed.is_some() && known.iter().any(|(uuid, state)| *uuid == log.uuid && *state == KnownLog::Retired)
-        });
-        for log in gone {
-            tracing::info!(uuid = %log.uuid, "removing a write-ahead log whose records are all in the object store");
-            wal::remove(&log.location, log.uuid)?;
-        }
-        Ok(match wal::choose(&found, &known) {
-            Choice::Existing(log) => Ok(Some(log.location)),
-            Choice::Fresh => match wal::fresh(&place) {
-                // A device holds one log at a time: until that is retired there is no other.
-                Err(wal::OpenError::Occupied { .. }) => Ok(None),
-                fresh => Ok(Some(fresh?)),
-            },
-            Choice::BeingSealed(_) => Ok(None),
-            Choice::Missing(uuid) => Err(Refusal::WalMissing(uuid)),
-        })
+    let found = logs.logs(place.clone()).await?;
+    let (gone, found): (Vec<FoundLog>, Vec<FoundLog>) = found.into_iter().partition(|log| {
+        log.sealed.is_some() && known.iter().any(|(uuid, state)| *uuid == log.uuid && *state == KnownLog::Retired)
     });
-    let chosen: Result<_, wal::OpenError> = chosen.await?;
-    chosen?.map_err(|refusal| refused(&refusal))
+    for log in gone {
+        tracing::info!(uuid = %log.uuid, "removing a write-ahead log whose records are all in the object store");
+        logs.remove(log.location, log.uuid).await?;
+    }
+    match wal::choose(&found, &known) {
+        Choice::Existing(log) => Ok(Some(log.location)),
+        Choice::Fresh => match logs.fresh(place.clone()).await {
+            // A device holds one log at a time: until that is retired there is no other.
+            Err(wal::OpenError::Occupied { .. }) => Ok(None),
+            fresh => Ok(Some(fresh?)),
+        },
+        Choice::BeingSealed(_) => Ok(None),
+        Choice::Missing(uuid) => Err(refused(&Refusal::WalMissing(uuid))),
+    }
 }
 
 fn known(state: &WalState) -> KnownLog {
@@ -123,10 +120,6 @@ fn known(state: &WalState) -> KnownLog {
         WalState::Abandoned => KnownLog::Abandoned,
         WalState::Retired => KnownLog::Retired,
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StartError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| StartError::Metadata(error.to_string()))
 }
 
 fn wal_config(config: &BrokerConfig, location: WalLocation, cluster_id: &str, lease: &Arc<Lease>) -> WalConfig {

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use common::{LogIndex, NodeEpoch};
+use common::{LogIndex, NodeEpoch, blocking};
 use s3stream::{StreamManager, sealed_tails};
 use uuid::Uuid;
-use wal::{SealError, SealProof, Sealed, SealedBy, SealedLog, WalLocation};
+use wal::{Logs, SealError, SealProof, SealedBy, SealedLog, WalLocation};
 
 use super::member::Member;
 use super::peer::messages::{SealAnswer, SealOutcome, SealRequest, Tail};
@@ -18,13 +18,19 @@ const METADATA_WAIT: Duration = Duration::from_secs(5);
 pub struct Sealer {
     member: Weak<Member>,
     by: SealedBy,
+    logs: Arc<dyn Logs>,
     streams: Arc<dyn StreamManager>,
 }
 
 impl Sealer {
     /// Seals in the name of a broker's life.
-    pub(crate) fn new(member: &Arc<Member>, epoch: NodeEpoch, streams: Arc<dyn StreamManager>) -> Self {
-        Self { member: Arc::downgrade(member), by: SealedBy { node: member.node, epoch }, streams }
+    pub(crate) fn new(
+        member: &Arc<Member>,
+        epoch: NodeEpoch,
+        logs: Arc<dyn Logs>,
+        streams: Arc<dyn StreamManager>,
+    ) -> Self {
+        Self { member: Arc::downgrade(member), by: SealedBy { node: member.node, epoch }, logs, streams }
     }
 
     /// Seals the log, reads its indexes, and answers what Raft must know. Idempotent.
@@ -40,14 +46,13 @@ impl Sealer {
         let uuid = Uuid::from_slice(&request.wal).map_err(|error| failed(error.to_string()))?;
         let location: WalLocation = request.location.parse().map_err(failed)?;
         let proof = if request.lease_expired { SealProof::LeaseExpired } else { SealProof::OwnerGone };
-        let (by, place) = (self.by, location.clone());
-        let sealed = blocking(move || wal::seal(&place, uuid, by, proof)).await.map_err(failed)?.map_err(outcome_of)?;
+        let sealed = self.logs.seal(location.clone(), uuid, self.by, proof).await.map_err(outcome_of)?;
         // What the owner was granted before the seal decides which records count: a grant that this node has not heard of
         // would make acknowledged records look void.
         self.catch_up().await.map_err(failed)?;
+        let log = self.logs.open_sealed(location, uuid, sealed.end).await.map_err(|error| failed(error.to_string()))?;
         let streams = Arc::clone(&self.streams);
-        let read = blocking(move || read(&location, uuid, sealed, &*streams)).await.map_err(failed)?;
-        read.map_err(failed)
+        blocking(move || answer(&log, &*streams)).await.map_err(failed)
     }
 
     /// Returns when this node's image holds everything that was committed before this call.
@@ -61,10 +66,6 @@ impl Sealer {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
-}
-
 fn outcome_of(error: SealError) -> (SealOutcome, String) {
     let outcome = match error {
         SealError::Alive { .. } => SealOutcome::Alive,
@@ -74,9 +75,8 @@ fn outcome_of(error: SealError) -> (SealOutcome, String) {
     (outcome, error.to_string())
 }
 
-fn read(location: &WalLocation, uuid: Uuid, sealed: Sealed, streams: &dyn StreamManager) -> Result<SealAnswer, String> {
-    let log = SealedLog::open(location, uuid, sealed.end).map_err(|error| error.to_string())?;
-    let tails = sealed_tails(&log, streams).map_err(|error| error.to_string())?;
+fn answer(log: &Arc<SealedLog>, streams: &dyn StreamManager) -> Result<SealAnswer, String> {
+    let tails = sealed_tails(log, streams).map_err(|error| error.to_string())?;
     let tails = tails.into_iter().map(|(stream, end)| Tail { stream: stream.0, end: end.0 }).collect();
-    Ok(SealAnswer { outcome: SealOutcome::Sealed as i32, end: sealed.end.0, tails, reason: String::new() })
+    Ok(SealAnswer { outcome: SealOutcome::Sealed as i32, end: log.end().0, tails, reason: String::new() })
 }
