@@ -6,6 +6,7 @@ pub mod budget;
 pub mod clock;
 pub mod ids;
 pub mod random;
+pub mod simulated_disk;
 pub mod store;
 pub mod supervisor;
 

@@ -1,7 +1,7 @@
 //! Where a log lies and how large it may become.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -16,6 +16,15 @@ pub enum WalLocation {
     Directory(PathBuf),
     /// A block device, or one preallocated file. A zeroed first page means that it is unused.
     Block(PathBuf),
+}
+
+impl WalLocation {
+    /// The directory, device or file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        let (Self::Directory(path) | Self::Block(path)) = self;
+        path
+    }
 }
 
 impl fmt::Display for WalLocation {

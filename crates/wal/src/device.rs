@@ -2,6 +2,8 @@
 
 pub(crate) mod block;
 pub(crate) mod file;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod image;
 pub(crate) mod memory;
 
 use std::io;
@@ -45,6 +47,11 @@ pub(crate) trait WalDevice: Send + Sync {
     /// Makes a slot with zeroed bytes, or extends one, to `usable` bytes; durable on return. `pace` is called
     /// after each step. After an error the slot is as it was before.
     fn grow(&self, slot: Slot, pace: &mut dyn FnMut() -> Pace) -> io::Result<()>;
+
+    /// How many threads may read at the same time with profit.
+    fn readers(&self) -> usize {
+        4
+    }
 
     /// File and offset of a place, for messages to the operator.
     fn describe(&self, slot: u32, offset: u64) -> String;

@@ -1,70 +1,75 @@
-//! The log at work: appenders fill blocks under one short lock, one thread of its own does the I/O.
+//! The log at work: appenders fill blocks under one short lock, and what its [`Driver`] runs beside them does the I/O:
+//! threads, or the tasks of a simulation.
 
-mod grower;
+pub(crate) mod grower;
+mod threads;
 
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use common::{Lsn, NodeEpoch};
 use futures::channel::oneshot;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::core::writer::{FlushError, Writer};
-use crate::core::{Core, Flush, Next};
+use crate::core::{Core, Flush};
 use crate::device::WalDevice;
 use crate::reader::{Place, read_block};
-use crate::reads::{ReadBlocks, Readers};
+use crate::reads::ReadBlocks;
 use crate::{
     AppendError, Appended, Block, BoxFuture, DurableLsn, PublicationGate, ReadError, RecordMeta, WalFailed,
     WriteAheadLog,
 };
-use grower::Grower;
-
-/// How often a shut gate is looked at, for a close in the meantime.
-const GATE_LOOK: Duration = Duration::from_millis(50);
-
-/// Enough to keep a disk busy beside the writer.
-const READ_THREADS: usize = 2;
+use grower::Growth;
+use threads::Threads;
 
 /// Keeps other processes out as long as it lives.
-pub(crate) type Lock = Vec<std::fs::File>;
+pub(crate) type Lock = Box<dyn Any + Send + Sync>;
 
-/// What all threads of a log share.
-struct Shared {
-    state: Mutex<State>,
-    /// Wakes the I/O thread.
-    work: Condvar,
-    device: Arc<dyn WalDevice>,
-    durable: Arc<DurableLsn>,
-    gate: Option<Arc<dyn PublicationGate>>,
+/// What runs a log's work beside its appenders: one that writes, one that makes segments ahead of it, some that read.
+/// They end when it is dropped.
+pub(crate) trait Driver: Send + Sync {
+    /// The writer said that it is idle, and there is work.
+    fn wake_writer(&self);
+
+    /// There may be need of another segment.
+    fn wake_grower(&self);
+
+    /// Reads the block back that starts at `lsn`.
+    fn read(&self, lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>>;
+}
+
+/// What all who work on a log share.
+pub(crate) struct Shared {
+    pub(crate) state: Mutex<State>,
+    pub(crate) device: Arc<dyn WalDevice>,
+    pub(crate) durable: Arc<DurableLsn>,
+    pub(crate) gate: Option<Arc<dyn PublicationGate>>,
     uuid: Uuid,
     /// The last growth failed: what is there is all there is for now.
     growth_failed: AtomicBool,
 }
 
-struct State {
-    core: Core,
-    /// The I/O thread sleeps.
-    idle: bool,
+pub(crate) struct State {
+    pub(crate) core: Core,
+    /// The writer sleeps.
+    pub(crate) idle: bool,
     ended: bool,
-    /// Those who wait for the end of the I/O thread.
+    /// Those who wait for the end of the writer.
     closers: Vec<oneshot::Sender<()>>,
 }
 
 /// A log on a device.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    readers: Readers,
-    grower: Option<Grower>,
-    thread: Option<JoinHandle<()>>,
+    driver: Box<dyn Driver>,
     capacity: u64,
-    /// Dropped last, after the threads ended.
+    /// Dropped last, after those who work on the log ended.
     _lock: Lock,
 }
 
@@ -82,34 +87,29 @@ pub(crate) struct Parts {
 }
 
 impl Engine {
-    /// Starts the threads.
+    /// Starts a log that threads of its own work on.
     pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
+        Self::driven(parts, |writer, shared, growth| Ok(Box::new(Threads::start(writer, shared, growth)?)))
+    }
+
+    /// Starts a log that the driver made by `drive` works on. There is no growth where all segments exist.
+    pub(crate) fn driven(
+        parts: Parts,
+        drive: impl FnOnce(Writer, &Arc<Shared>, Option<Growth>) -> std::io::Result<Box<dyn Driver>>,
+    ) -> std::io::Result<Self> {
         let durable = Arc::new(DurableLsn::at(parts.core.durable()));
         let state = State { core: parts.core, idle: false, ended: false, closers: Vec::new() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            work: Condvar::new(),
             device: parts.device,
             durable,
             gate: parts.gate,
             uuid: parts.uuid,
             growth_failed: AtomicBool::new(false),
         });
-        // From here on, when a thread cannot be started, dropping this ends those that were.
-        let mut engine = Self {
-            readers: Readers::start(&shared, READ_THREADS)?,
-            shared: Arc::clone(&shared),
-            grower: None,
-            thread: None,
-            capacity: u64::from(parts.slots) * parts.segment_bytes,
-            _lock: parts.lock,
-        };
-        engine.grower = Grower::start(&shared, parts.slots, parts.segment_bytes)?;
-        let grow = engine.grower.as_ref().map(Grower::handle);
-        let writer = parts.writer;
-        let thread = std::thread::Builder::new().name("wal-io".to_owned());
-        engine.thread = Some(thread.spawn(move || shared.work(writer, grow))?);
-        Ok(engine)
+        let driver = drive(parts.writer, &shared, Growth::of(&shared, parts.slots, parts.segment_bytes))?;
+        let capacity = u64::from(parts.slots) * parts.segment_bytes;
+        Ok(Self { shared, driver, capacity, _lock: parts.lock })
     }
 
     fn begin_close(&self) -> Option<oneshot::Receiver<()>> {
@@ -121,27 +121,32 @@ impl Engine {
             receiver
         });
         drop(state);
-        self.shared.work.notify_one();
+        self.driver.wake_writer();
         ended
+    }
+
+    fn wake(&self, mut state: parking_lot::MutexGuard<'_, State>) {
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        if idle {
+            self.driver.wake_writer();
+        }
     }
 }
 
 impl Shared {
-    /// The I/O thread.
-    fn work(&self, mut writer: Writer, grow: Option<std::thread::Thread>) {
-        while let Some(mut flush) = self.next_flush() {
-            let flushed = writer.run(&*self.device, &mut flush).and_then(|()| self.pass_gate(&mut writer));
-            if let Err(error) = flushed {
-                tracing::error!(%error, "the write-ahead log failed: nothing more is acknowledged");
-                self.state.lock().core.fail();
-                match error {
-                    FlushError::Sealed(by) => self.durable.fail_sealed(by),
-                    _ => self.durable.fail(),
-                }
-                break;
-            }
-            self.publish(flush, grow.as_ref());
+    /// A flush failed: nothing becomes durable any more.
+    pub(crate) fn fail(&self, error: &FlushError) {
+        tracing::error!(%error, "the write-ahead log failed: nothing more is acknowledged");
+        self.state.lock().core.fail();
+        match error {
+            FlushError::Sealed(by) => self.durable.fail_sealed(*by),
+            _ => self.durable.fail(),
         }
+    }
+
+    /// The writer is done for good.
+    pub(crate) fn ended(&self) {
         let closers = {
             let mut state = self.state.lock();
             state.ended = true;
@@ -153,38 +158,19 @@ impl Shared {
         }
     }
 
-    /// Waits until what was flushed may be published. The seal is read once more after any wait: whoever has the log
-    /// sealed may have given its streams to others meanwhile.
-    fn pass_gate(&self, writer: &mut Writer) -> Result<(), FlushError> {
-        let Some(gate) = &self.gate else { return Ok(()) };
-        while !gate.is_open() {
-            while !gate.is_open() {
-                if self.state.lock().core.is_closing() {
-                    return Err(FlushError::NoLease);
-                }
-                gate.wait(GATE_LOOK);
-            }
-            writer.check_seal(&*self.device)?;
-        }
-        Ok(())
-    }
-
-    fn next_flush(&self) -> Option<Flush> {
-        let mut state = self.state.lock();
-        loop {
-            match state.core.next() {
-                Next::Flush(flush) => return Some(flush),
-                Next::Finished => return None,
-                Next::Idle => {
-                    state.idle = true;
-                    self.work.wait(&mut state);
-                    state.idle = false;
-                }
-            }
+    /// Whether what was flushed may be published now; an error if it never will.
+    pub(crate) fn gate_is_open(&self) -> Result<bool, FlushError> {
+        match &self.gate {
+            Some(gate) if !gate.is_open() => match self.state.lock().core.is_closing() {
+                true => Err(FlushError::NoLease),
+                false => Ok(false),
+            },
+            _ => Ok(true),
         }
     }
 
-    fn publish(&self, flush: Flush, grow: Option<&std::thread::Thread>) {
+    /// Says that a flush is durable. Returns whether another segment was begun.
+    pub(crate) fn publish(&self, flush: Flush) -> bool {
         let (durable, rolled) = {
             let mut state = self.state.lock();
             let before = state.core.durable();
@@ -196,17 +182,7 @@ impl Shared {
             block.block.publish(block.buffer.freeze());
         }
         self.durable.advance(durable);
-        if rolled && let Some(grow) = grow {
-            grow.unpark();
-        }
-    }
-
-    fn wake(&self, mut state: parking_lot::MutexGuard<'_, State>) {
-        let idle = std::mem::take(&mut state.idle);
-        drop(state);
-        if idle {
-            self.work.notify_one();
-        }
+        rolled
     }
 }
 
@@ -234,9 +210,9 @@ impl WriteAheadLog for Engine {
         let mut state = self.shared.state.lock();
         let appended = state.core.append(meta, payload, patch);
         // Also when it was refused: a trim mark may have to be written to make room.
-        self.shared.wake(state);
-        if let (Err(AppendError::Full), Some(grower)) = (&appended, &self.grower) {
-            grower.handle().unpark();
+        self.wake(state);
+        if let Err(AppendError::Full) = &appended {
+            self.driver.wake_grower();
         }
         appended
     }
@@ -246,13 +222,13 @@ impl WriteAheadLog for Engine {
     }
 
     fn read_block(&self, block_lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>> {
-        Box::pin(self.readers.read(block_lsn))
+        self.driver.read(block_lsn)
     }
 
     fn trim(&self, before: Lsn) {
         let mut state = self.shared.state.lock();
         if state.core.trim(before) {
-            self.shared.wake(state);
+            self.wake(state);
         }
     }
 
@@ -286,13 +262,5 @@ impl WriteAheadLog for Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         drop(self.begin_close());
-        if let Some(grower) = self.grower.take() {
-            grower.stop();
-        }
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the I/O thread of the write-ahead log panicked");
-        }
     }
 }

@@ -23,7 +23,8 @@ use crate::format::seal_sector::SealedBy;
 use crate::format::superblock::Superblock;
 use crate::open::{OpenError, block, check_whose, directory, lock, read_seal, write_page};
 
-const LOG_PREFIX: &str = "log-";
+/// Begins the name of a further log's directory; its identity follows.
+pub(crate) const LOG_PREFIX: &str = "log-";
 const REMOVED_PREFIX: &str = "removed-";
 
 /// A log that lies below a place.

@@ -28,6 +28,8 @@ pub mod record;
 mod recovery;
 mod seal;
 mod sealed_log;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 
 use std::future::Future;
 use std::pin::Pin;

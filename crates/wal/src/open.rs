@@ -172,13 +172,13 @@ impl OpenError {
 }
 
 /// A place that was locked and identified.
-struct Place {
-    path: PathBuf,
-    device: Arc<dyn WalDevice>,
-    superblock: Superblock,
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    pub(crate) device: Arc<dyn WalDevice>,
+    pub(crate) superblock: Superblock,
     /// Slots the ring may have.
-    slots: u32,
-    lock: Lock,
+    pub(crate) slots: u32,
+    pub(crate) lock: Lock,
 }
 
 /// Opens the log, making it if the place is empty, and recovers what it holds.
@@ -190,13 +190,14 @@ pub fn open(config: &WalConfig) -> Result<Opened, OpenError> {
         WalLocation::Directory(path) => directory::open(path, config)?,
         WalLocation::Block(path) => block::open(path, config)?,
     };
-    check_owner(&place, config)?;
-    check_seal(&place)?;
-    start(place, config)
+    let (parts, recovered) = recover(place, config, &SystemRandom)?;
+    let (uuid, path) = (parts.uuid, config.location.path().to_owned());
+    let engine = Engine::start(parts).map_err(OpenError::io(&path))?;
+    Ok(Opened { wal: Arc::new(engine), recovered, uuid })
 }
 
-fn check_config(config: &WalConfig) -> Result<(), OpenError> {
-    let (WalLocation::Directory(path) | WalLocation::Block(path)) = &config.location;
+pub(crate) fn check_config(config: &WalConfig) -> Result<(), OpenError> {
+    let path = config.location.path();
     let wrong = |reason: String| Err(OpenError::wrong_size(path, reason));
     let page = ALIGNMENT as u64;
     let segment = config.segment_bytes;
@@ -222,7 +223,7 @@ fn check_config(config: &WalConfig) -> Result<(), OpenError> {
 }
 
 /// What a new log is made with.
-fn new_superblock(config: &WalConfig, uuid: Uuid, capacity_bytes: u64) -> Superblock {
+pub(crate) fn new_superblock(config: &WalConfig, uuid: Uuid, capacity_bytes: u64) -> Superblock {
     Superblock {
         uuid,
         node: config.node,
@@ -282,7 +283,10 @@ pub(crate) fn read_seal(device: &dyn WalDevice, path: &Path, uuid: Uuid) -> Resu
     }
 }
 
-fn start(place: Place, config: &WalConfig) -> Result<Opened, OpenError> {
+/// Recovers the log at a place: what an engine is made of, and what the log held.
+pub(crate) fn recover(place: Place, config: &WalConfig, random: &dyn Random) -> Result<(Parts, Recovered), OpenError> {
+    check_owner(&place, config)?;
+    check_seal(&place)?;
     let io = OpenError::io(&place.path);
     let (uuid, segment_bytes) = (place.superblock.uuid, place.superblock.segment_bytes);
     let recovered = recovery::recover(&*place.device, uuid, segment_bytes);
@@ -291,7 +295,7 @@ fn start(place: Place, config: &WalConfig) -> Result<Opened, OpenError> {
     let author = Author {
         uuid,
         node: config.node,
-        incarnation: SystemRandom.next_u64(),
+        incarnation: random.next_u64(),
         checks_seal: place.superblock.class == WalClass::Shared,
     };
     let sizes = Sizes {
@@ -314,8 +318,7 @@ fn start(place: Place, config: &WalConfig) -> Result<Opened, OpenError> {
         gate: config.gate.clone(),
         lock: place.lock,
     };
-    let engine = Engine::start(parts).map_err(&io)?;
-    Ok(Opened { wal: Arc::new(engine), recovered: recovery.recovered, uuid })
+    Ok((parts, recovery.recovered))
 }
 
 /// Takes the lock on an open file, held until the file is closed by all threads of this process.

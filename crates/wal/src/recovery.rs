@@ -26,9 +26,6 @@ use crate::format::segment_header::SEGMENT_HEADER_BYTES;
 use crate::{Block, RecordRef, Recovered};
 use scan::{Identity, SegmentView};
 
-/// Segments that are read at the same time.
-const READERS: usize = 4;
-
 /// Why a log was not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecoverError {
@@ -139,7 +136,7 @@ fn read_segments(
         Ok(views)
     };
     std::thread::scope(|scope| {
-        let helpers = (1..READERS.min(held.len())).map_while(|_| {
+        let helpers = (1..device.readers().min(held.len())).map_while(|_| {
             // Without another thread it only takes longer.
             std::thread::Builder::new().name("wal-recover".to_owned()).spawn_scoped(scope, read).ok()
         });

@@ -100,28 +100,38 @@ impl From<OpenError> for SealError {
 /// Errors: see [`SealError`].
 pub fn seal(location: &WalLocation, uuid: Uuid, by: SealedBy, proof: SealProof) -> Result<Sealed, SealError> {
     let place = Place::reach(location, uuid)?;
-    let io = OpenError::io(&place.path);
-    let _turn = place.turn().map_err(&io)?;
-    let mut sector = read_seal(&*place.device, &place.path, uuid)?;
-    if let SealSector { sealed: Some(by), end: Some(end), .. } = sector {
+    let _turn = place.turn().map_err(OpenError::io(&place.path))?;
+    let marked = mark(&place, by, || (proof == SealProof::OwnerGone).then(|| place.lock()).transpose())?;
+    // What was acknowledged lies in files that exist by now, but maybe not yet when the place was reached.
+    conclude(&Place::reach(location, uuid)?, marked)
+}
+
+/// Writes the seal, unless somebody did: from here on the owner acknowledges nothing more. `lock` is held until the seal
+/// is durable: an owner that starts now finds it.
+pub(crate) fn mark<L>(
+    place: &Place,
+    by: SealedBy,
+    lock: impl FnOnce() -> Result<L, OpenError>,
+) -> Result<(SealedBy, SealSector), SealError> {
+    let mut sector = read_seal(&*place.device, &place.path, place.superblock.uuid)?;
+    if let Some(first) = sector.sealed {
+        return Ok((first, sector));
+    }
+    let _lock = lock()?;
+    sector.sealed = Some(by);
+    write(&*place.device, &sector).map_err(OpenError::io(&place.path))?;
+    Ok((by, sector))
+}
+
+/// Finds the end of a marked log, and writes it into the seal, unless somebody did.
+pub(crate) fn conclude(place: &Place, (by, mut sector): (SealedBy, SealSector)) -> Result<Sealed, SealError> {
+    if let Some(end) = sector.end {
         return Ok(Sealed { end, by });
     }
-    let by = match sector.sealed {
-        Some(first) => first,
-        None => {
-            // Held until the seal is durable: an owner that starts now finds it.
-            let _lock = (proof == SealProof::OwnerGone).then(|| place.lock()).transpose()?;
-            sector.sealed = Some(by);
-            write(&*place.device, &sector).map_err(&io)?;
-            by
-        }
-    };
-    // What was acknowledged lies in files that exist by now, but maybe not yet when the place was reached.
-    let place = Place::reach(location, uuid)?;
-    let end = find_end(&*place.device, uuid, place.superblock.segment_bytes);
+    let end = find_end(&*place.device, sector.uuid, place.superblock.segment_bytes);
     let end = end.map_err(OpenError::recovering(&place.path))?;
     sector.end = Some(end);
-    write(&*place.device, &sector).map_err(&io)?;
+    write(&*place.device, &sector).map_err(OpenError::io(&place.path))?;
     Ok(Sealed { end, by })
 }
 
@@ -145,7 +155,7 @@ pub(crate) struct Place {
     pub(crate) path: PathBuf,
     pub(crate) device: Box<dyn WalDevice>,
     pub(crate) superblock: Superblock,
-    is_directory: bool,
+    pub(crate) is_directory: bool,
 }
 
 impl Place {
@@ -163,13 +173,18 @@ impl Place {
                 Self { path: path.clone(), device: Box::new(device), superblock, is_directory: false }
             }
         };
-        let path = place.path.clone();
-        if place.superblock.uuid != uuid {
-            return Err(SealError::OtherLog { path, found: place.superblock.uuid, expected: uuid });
+        place.checked(uuid)
+    }
+
+    /// Refuses another log, and one that is its node's alone.
+    pub(crate) fn checked(self, uuid: Uuid) -> Result<Self, SealError> {
+        let path = self.path.clone();
+        if self.superblock.uuid != uuid {
+            return Err(SealError::OtherLog { path, found: self.superblock.uuid, expected: uuid });
         }
-        match place.superblock.class {
+        match self.superblock.class {
             WalClass::Private => Err(SealError::Private { path }),
-            WalClass::Shared => Ok(place),
+            WalClass::Shared => Ok(self),
         }
     }
 

@@ -52,16 +52,8 @@ impl SealedLog {
     /// Errors: as [`seal`](crate::seal()), and [`SealError::Unreadable`] where anything below `end` is damaged or
     /// missing, or the log is not sealed there.
     pub fn open(location: &WalLocation, uuid: Uuid, end: Lsn) -> Result<Arc<Self>, SealError> {
-        let place = Place::reach(location, uuid)?;
-        let sector = read_seal(&*place.device, &place.path, uuid)?;
-        if sector.sealed.is_none() || sector.end.is_some_and(|known| known != end) {
-            let reason = format!("it was to be sealed at LSN {end}, and its seal says {:?}", sector.end);
-            let (path, place) = (place.path, "the seal sector".to_owned());
-            return Err(OpenError::Damaged { path, lsn: end, place, reason }.into());
-        }
-        let path = place.path.clone();
-        let on_device = Arc::new(OnDevice::read(place, uuid, end)?);
-        let readers = Readers::start(&on_device, THREADS).map_err(OpenError::io(&path))?;
+        let on_device = Arc::new(OnDevice::open(Place::reach(location, uuid)?, end)?);
+        let readers = Readers::start(&on_device, THREADS).map_err(OpenError::io(location.path()))?;
         Ok(Self::over(uuid, end, Box::new(FileSource { readers, on_device })))
     }
 
@@ -112,8 +104,7 @@ struct FileSource {
 
 impl SealedSource for FileSource {
     fn records(&self) -> Result<Vec<RecordRef>, OpenError> {
-        let first = self.on_device.first.lock().take();
-        first.map_or_else(|| self.on_device.scan().map(|(records, _)| records), Ok)
+        self.on_device.records()
     }
 
     fn read_block(&self, lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>> {
@@ -121,9 +112,9 @@ impl SealedSource for FileSource {
     }
 }
 
-struct OnDevice {
+/// A sealed log on a device.
+pub(crate) struct OnDevice {
     place: Place,
-    uuid: Uuid,
     end: Lsn,
     ring: Ring,
     /// What the opening has read, until somebody asks for it: a log has millions of records.
@@ -131,17 +122,30 @@ struct OnDevice {
 }
 
 impl OnDevice {
-    fn read(place: Place, uuid: Uuid, end: Lsn) -> Result<Self, OpenError> {
+    /// Reads and verifies the log up to `end`, where its seal must say that it ends.
+    pub(crate) fn open(place: Place, end: Lsn) -> Result<Self, SealError> {
+        let sector = read_seal(&*place.device, &place.path, place.superblock.uuid)?;
+        if sector.sealed.is_none() || sector.end.is_some_and(|known| known != end) {
+            let reason = format!("it was to be sealed at LSN {end}, and its seal says {:?}", sector.end);
+            let (path, place) = (place.path, "the seal sector".to_owned());
+            return Err(OpenError::Damaged { path, lsn: end, place, reason }.into());
+        }
         let ring = Ring::new(place.superblock.segment_bytes, Default::default(), Default::default());
-        let mut this = Self { place, uuid, end, ring, first: Mutex::default() };
+        let mut this = Self { place, end, ring, first: Mutex::default() };
         let (records, ring) = this.scan()?;
         (this.ring, this.first) = (ring, Mutex::new(Some(records)));
         Ok(this)
     }
 
+    /// Every record below the end, in log order.
+    pub(crate) fn records(&self) -> Result<Vec<RecordRef>, OpenError> {
+        let first = self.first.lock().take();
+        first.map_or_else(|| self.scan().map(|(records, _)| records), Ok)
+    }
+
     fn scan(&self) -> Result<(Vec<RecordRef>, Ring), OpenError> {
         let Place { device, superblock, path, .. } = &self.place;
-        let recovery = recover_sealed(&**device, self.uuid, superblock.segment_bytes, self.end);
+        let recovery = recover_sealed(&**device, superblock.uuid, superblock.segment_bytes, self.end);
         let recovery = recovery.map_err(OpenError::recovering(path))?;
         Ok((recovery.recovered.records, recovery.start.ring))
     }
@@ -149,10 +153,11 @@ impl OnDevice {
 
 impl ReadBlocks for OnDevice {
     fn read(&self, lsn: Lsn) -> Result<Arc<Block>, ReadError> {
-        let segment_bytes = self.place.superblock.segment_bytes;
+        let Place { device, superblock, .. } = &self.place;
+        let segment_bytes = superblock.segment_bytes;
         let slot = self.ring.slot_of(lsn.0 / segment_bytes).filter(|_| lsn < self.end);
         let slot = slot.ok_or(ReadError::NotFound(lsn))?;
-        read_block(&*self.place.device, reader::Place { uuid: self.uuid, lsn, slot, offset: lsn.0 % segment_bytes })
+        read_block(&**device, reader::Place { uuid: superblock.uuid, lsn, slot, offset: lsn.0 % segment_bytes })
     }
 }
 

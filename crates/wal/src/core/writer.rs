@@ -117,6 +117,13 @@ impl Writer {
 
     /// Writes the flush and makes it durable; returns only then, and only if the log is not sealed.
     pub(crate) fn run(&mut self, device: &dyn WalDevice, flush: &mut Flush) -> Result<(), FlushError> {
+        self.write(device, flush)?;
+        self.sync(device)?;
+        self.check_seal(device)
+    }
+
+    /// The first step of [`Self::run`]: what is written is not durable yet.
+    pub(crate) fn write(&mut self, device: &dyn WalDevice, flush: &mut Flush) -> io::Result<()> {
         self.touched.clear();
         for (slot, offset, footer) in std::mem::take(&mut self.footers) {
             self.touch(slot);
@@ -150,8 +157,12 @@ impl Writer {
             let offset = header.lsn.0 - block.segment * self.segment_bytes;
             device.write_at(block.slot.id, offset, block.buffer.as_slice())?;
         }
-        device.sync(&self.touched)?;
-        self.check_seal(device)
+        Ok(())
+    }
+
+    /// The second step: what was written becomes durable. The last one is [`Self::check_seal`].
+    pub(crate) fn sync(&self, device: &dyn WalDevice) -> io::Result<()> {
+        device.sync(&self.touched)
     }
 
     fn start_segment(&mut self, device: &dyn WalDevice, block: &SealedBlock, trim: Lsn) -> io::Result<()> {

@@ -15,31 +15,27 @@ const STEP_PAUSE: Duration = Duration::from_millis(5);
 /// With fewer free slots there is no pause.
 const HURRY_BELOW_SLOTS: usize = 1;
 /// After a failure, as when the disk is full.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// The thread that grows a log.
 pub(super) struct Grower {
     thread: JoinHandle<()>,
     stop: Arc<AtomicBool>,
 }
 
-struct Growth {
+/// Which segments a log may yet get.
+pub(crate) struct Growth {
     shared: Arc<Shared>,
-    stop: Arc<AtomicBool>,
     slots: u32,
     segment_bytes: u64,
 }
 
 impl Grower {
-    /// `None` when all slots have their full size already.
-    pub(super) fn start(shared: &Arc<Shared>, slots: u32, segment_bytes: u64) -> io::Result<Option<Self>> {
-        let existing = shared.device.slots();
-        if existing.len() >= slots as usize && existing.iter().all(|slot| slot.usable >= segment_bytes) {
-            return Ok(None);
-        }
+    pub(super) fn start(growth: Growth) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let growth = Growth { shared: Arc::clone(shared), stop: Arc::clone(&stop), slots, segment_bytes };
-        let thread = std::thread::Builder::new().name("wal-grow".to_owned()).spawn(move || growth.run())?;
-        Ok(Some(Self { thread, stop }))
+        let told = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("wal-grow".to_owned()).spawn(move || growth.run(&told))?;
+        Ok(Self { thread, stop })
     }
 
     pub(super) fn handle(&self) -> Thread {
@@ -55,6 +51,16 @@ impl Grower {
     }
 }
 
+/// What came of a step of growth.
+pub(crate) enum Grown {
+    /// There is room enough for now.
+    Enough,
+    /// There may be more to do.
+    Step,
+    /// Not now: see [`RETRY_PAUSE`].
+    Failed,
+}
+
 /// What to do about the size of the ring.
 enum Step {
     Make(Slot),
@@ -62,21 +68,37 @@ enum Step {
 }
 
 impl Growth {
-    fn run(&self) {
-        while !self.stop.load(Ordering::Acquire) {
-            let Some(step) = self.plan() else {
-                std::thread::park();
-                continue;
-            };
-            match self.carry_out(step) {
-                Ok(()) => self.shared.growth_failed.store(false, Ordering::Relaxed),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if !self.shared.growth_failed.swap(true, Ordering::Relaxed) {
-                        tracing::warn!(%error, "the write-ahead log cannot grow now; retrying");
-                    }
-                    std::thread::park_timeout(RETRY_PAUSE);
+    /// `None` when all slots have their full size already.
+    pub(super) fn of(shared: &Arc<Shared>, slots: u32, segment_bytes: u64) -> Option<Self> {
+        let existing = shared.device.slots();
+        let whole = existing.len() >= slots as usize && existing.iter().all(|slot| slot.usable >= segment_bytes);
+        (!whole).then(|| Self { shared: Arc::clone(shared), slots, segment_bytes })
+    }
+
+    fn run(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            match self.step(&mut || self.pace(stop)) {
+                Grown::Enough => std::thread::park(),
+                Grown::Step => {}
+                Grown::Failed => std::thread::park_timeout(RETRY_PAUSE),
+            }
+        }
+    }
+
+    /// Makes or extends one segment, if there is need.
+    pub(crate) fn step(&self, pace: &mut dyn FnMut() -> Pace) -> Grown {
+        let Some(step) = self.plan() else { return Grown::Enough };
+        match self.carry_out(step, pace) {
+            Ok(()) => {
+                self.shared.growth_failed.store(false, Ordering::Relaxed);
+                Grown::Step
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Grown::Step,
+            Err(error) => {
+                if !self.shared.growth_failed.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "the write-ahead log cannot grow now; retrying");
                 }
+                Grown::Failed
             }
         }
     }
@@ -97,12 +119,12 @@ impl Growth {
         Some(Step::Extend { from, to: Slot { usable: self.segment_bytes, ..from } })
     }
 
-    fn carry_out(&self, step: Step) -> io::Result<()> {
+    fn carry_out(&self, step: Step, pace: &mut dyn FnMut() -> Pace) -> io::Result<()> {
         let (slot, otherwise) = match step {
             Step::Make(slot) => (slot, None),
             Step::Extend { from, to } => (to, Some(from)),
         };
-        let grown = self.shared.device.grow(slot, &mut || self.pace());
+        let grown = self.shared.device.grow(slot, pace);
         let back = if grown.is_ok() { Some(slot) } else { otherwise };
         if let Some(slot) = back {
             self.shared.state.lock().core.add_slot(slot);
@@ -110,11 +132,11 @@ impl Growth {
         grown
     }
 
-    fn pace(&self) -> Pace {
+    fn pace(&self, stop: &AtomicBool) -> Pace {
         let (free, _) = self.shared.state.lock().core.free_room();
         if free >= HURRY_BELOW_SLOTS {
             std::thread::park_timeout(STEP_PAUSE);
         }
-        if self.stop.load(Ordering::Acquire) { Pace::Stop } else { Pace::Go }
+        if stop.load(Ordering::Acquire) { Pace::Stop } else { Pace::Go }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use common::{NodeId, Random, SystemRandom};
 use futures::executor::block_on;
+use parking_lot::Condvar;
 
 use super::*;
 use crate::chunk::ChunkPool;
@@ -99,7 +101,7 @@ fn start_with(device: Arc<Refusing>, gate: Option<Arc<dyn PublicationGate>>) -> 
     };
     let core = Core::new(sizes, ChunkPool::new(64 << 10, 1 << 20), recovery.start);
     let writer = Writer::new(author, SEGMENT, recovery.link, recovery.index).expect("memory");
-    let lock = Vec::new();
+    let lock = Box::new(());
     Engine::start(Parts { core, writer, device, uuid, slots: 6, segment_bytes: SEGMENT, gate, lock }).expect("threads")
 }
 

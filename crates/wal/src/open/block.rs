@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> 
     }
     let slots = u32::try_from(slots).map_err(|_| OpenError::wrong_size(path, "too many segments"))?;
     let device = Arc::new(BlockDevice::new(file, superblock.segment_bytes, slots));
-    Ok(Place { path: path.to_owned(), device, superblock, slots, lock: vec![handle] })
+    Ok(Place { path: path.to_owned(), device, superblock, slots, lock: Box::new(handle) })
 }
 
 pub(crate) fn open_file(path: &Path) -> Result<DirectFile, OpenError> {

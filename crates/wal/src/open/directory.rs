@@ -46,7 +46,7 @@ pub(super) fn open(path: &Path, config: &WalConfig) -> Result<Place, OpenError> 
     let slots = (config.capacity_bytes / superblock.segment_bytes).max(2);
     // More slots than configured stay in use: the ring does not shrink.
     let slots = u32::try_from(slots).unwrap_or(u32::MAX).max(device.slots().len() as u32);
-    Ok(Place { path: path.to_owned(), device: Arc::new(device), superblock, slots, lock: vec![owner, lock] })
+    Ok(Place { path: path.to_owned(), device: Arc::new(device), superblock, slots, lock: Box::new((owner, lock)) })
 }
 
 pub(crate) fn read_superblock(path: &Path) -> Result<Superblock, OpenError> {
