@@ -14,7 +14,7 @@ fn apply(image: &mut MetadataImage, command: &Command) {
 }
 
 /// Brokers 1 to 3, and topic `t` with the given replicas of its partitions (streams 1, 2, …), the first of each leads.
-pub(super) fn image(replicas: &[&[i32]]) -> MetadataImage {
+pub(crate) fn image(replicas: &[&[i32]]) -> MetadataImage {
     let mut image = MetadataImage::default();
     for id in 1..=3_i32 {
         let incarnation = Uuid::from_u128(u128::from(id.unsigned_abs()));
@@ -27,8 +27,14 @@ pub(super) fn image(replicas: &[&[i32]]) -> MetadataImage {
 }
 
 /// Takes a broker for dead.
-pub(super) fn fence(image: &mut MetadataImage, node: i32) {
+pub(crate) fn fence(image: &mut MetadataImage, node: i32) {
     let (node, leaders) = (NodeId(node), Vec::new());
     let node_epoch = image.nodes[&node].epoch;
     apply(image, &Command::FailOver(FailOver { node, node_epoch, seal: None, leaders }));
+}
+
+/// A new life of a broker registers.
+pub(crate) fn renew(image: &mut MetadataImage, node: i32) {
+    let incarnation = Uuid::from_u128(1_000 + u128::from(node.unsigned_abs()));
+    apply(image, &Command::RegisterNode(Registration::new(NodeId(node), incarnation)));
 }

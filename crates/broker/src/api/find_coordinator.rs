@@ -13,6 +13,7 @@ use protocol::ErrorCode;
 
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
+use crate::cluster::doubt::Doubtful;
 use crate::coordinator::{GROUP_METADATA_TOPIC, GroupCoordinator};
 use crate::topics::{self, Deadline};
 
@@ -55,7 +56,7 @@ impl Handle for FindCoordinator {
         let listener = context.connection.listener.clone();
         let image = broker.metadata.image();
         if image.topic(GROUP_METADATA_TOPIC).is_some() {
-            return Reply::Now(respond(version, locate(&image, &listener, keys)));
+            return Reply::Now(respond(version, locate(broker, &image, &listener, keys)));
         }
         let broker = Arc::clone(broker);
         Reply::Later(Box::pin(async move {
@@ -67,24 +68,30 @@ impl Handle for FindCoordinator {
                 broker.groups.wait_ready(key, READY_WAIT).await;
             }
             let image = broker.metadata.image();
-            respond(version, locate(&image, &listener, keys))
+            respond(version, locate(&broker, &image, &listener, keys))
         }))
     }
 }
 
-fn locate(image: &MetadataImage, listener: &str, keys: Vec<StrBytes>) -> Vec<(StrBytes, Found)> {
+fn locate(broker: &Broker, image: &MetadataImage, listener: &str, keys: Vec<StrBytes>) -> Vec<(StrBytes, Found)> {
+    let doubtful = broker.member.doubts.about(image);
     let locate = |key: StrBytes| {
-        let found = coordinator_of(image, listener, &key).ok_or(ErrorCode::CoordinatorNotAvailable);
+        let found = coordinator_of(image, &doubtful, listener, &key).ok_or(ErrorCode::CoordinatorNotAvailable);
         (key, found)
     };
     keys.into_iter().map(locate).collect()
 }
 
-fn coordinator_of(image: &MetadataImage, listener: &str, group: &str) -> Option<(BrokerId, StrBytes, i32)> {
+fn coordinator_of(
+    image: &MetadataImage,
+    doubtful: &Doubtful,
+    listener: &str,
+    group: &str,
+) -> Option<(BrokerId, StrBytes, i32)> {
     let index = GroupCoordinator::partition_of(image, group)?;
     let topic = image.topic(GROUP_METADATA_TOPIC)?;
     let leader = topic.partitions.get(usize::try_from(index).ok()?)?.leader;
-    let node = image.nodes.get(&leader).filter(|node| !node.fenced)?;
+    let node = image.nodes.get(&leader).filter(|node| !node.fenced && !doubtful.contains(leader))?;
     let endpoint = node.endpoints.iter().find(|endpoint| endpoint.listener == listener)?;
     Some((BrokerId(leader.0), StrBytes::from_string(endpoint.host.clone()), endpoint.port.into()))
 }

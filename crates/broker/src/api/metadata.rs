@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
+use crate::cluster::doubt::Doubtful;
 use crate::config::is_internal_topic;
 use crate::topics::{self, Deadline, check_name};
 
@@ -67,14 +68,14 @@ impl Handle for Metadata {
             _ => Vec::new(),
         };
         if missing.is_empty() {
-            let view = View { image: &image, listener: &context.connection.listener, request: &request };
+            let view = View::new(&broker, &image, &context, &request);
             return Reply::Now(view.response(broker, &wanted, &[]));
         }
         let broker = Arc::clone(broker);
         Reply::Later(Box::pin(async move {
             let failed = auto_create(&broker, missing).await;
             let image = broker.metadata.image();
-            let view = View { image: &image, listener: &context.connection.listener, request: &request };
+            let view = View::new(&broker, &image, &context, &request);
             view.response(&broker, &wanted, &failed)
         }))
     }
@@ -136,9 +137,19 @@ struct View<'a> {
     image: &'a MetadataImage,
     listener: &'a str,
     request: &'a MetadataRequest,
+    doubtful: Doubtful,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    fn new(
+        broker: &Broker,
+        image: &'a MetadataImage,
+        context: &'a RequestContext,
+        request: &'a MetadataRequest,
+    ) -> Self {
+        Self { image, listener: &context.connection.listener, request, doubtful: broker.member.doubts.about(image) }
+    }
+
     fn response(&self, broker: &Broker, wanted: &Wanted, failed: &[(TopicName, ErrorCode)]) -> MetadataResponse {
         let topics = match wanted {
             Wanted::All => self.image.topics.values().map(|topic| self.topic(topic)).collect(),
@@ -214,7 +225,8 @@ impl View<'_> {
             .with_replica_nodes(replicas.all)
             .with_isr_nodes(replicas.in_sync)
             .with_offline_replicas(replicas.offline);
-        let Some(leader) = self.image.leader_or_none(partition) else {
+        let leader = self.image.leader_or_none(partition);
+        let Some(leader) = leader.filter(|leader| !self.doubtful.contains(*leader)) else {
             let code = ErrorCode::LeaderNotAvailable.code();
             return response.with_error_code(code).with_leader_id(BrokerId(-1));
         };
@@ -255,15 +267,20 @@ fn error_topic(code: ErrorCode, name: Option<TopicName>, id: Uuid) -> MetadataRe
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use common::ManualClock;
+
     use super::*;
     use crate::api::cluster_image::{fence, image};
+    use crate::cluster::doubt::Doubts;
 
     #[test]
     fn what_a_lost_broker_led_has_no_leader_and_stays_listed() {
         let mut image = image(&[&[1, 2], &[2, 1]]);
         fence(&mut image, 1);
         let request = MetadataRequest::default();
-        let view = View { image: &image, listener: "PLAINTEXT", request: &request };
+        let view = View { image: &image, listener: "PLAINTEXT", request: &request, doubtful: Doubtful::default() };
         let topic = view.topic(image.topic("t").expect("there"));
         let ids = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
         let lost = &topic.partitions[0];
@@ -280,5 +297,20 @@ mod tests {
         // The brokers of this image have no listeners.
         assert_eq!((other.error_code, other.leader_id.0), (ErrorCode::ListenerNotFound.code(), -1));
         assert!(view.brokers().is_empty());
+    }
+
+    #[test]
+    fn what_a_broker_in_doubt_leads_has_no_leader_and_is_in_sync() {
+        let image = image(&[&[1, 2], &[2, 1]]);
+        let request = MetadataRequest::default();
+        let doubts = Doubts::new(Arc::new(ManualClock::at(0)), Duration::from_secs(1));
+        doubts.raise(NodeId(1), &image);
+        let view = View { image: &image, listener: "PLAINTEXT", request: &request, doubtful: doubts.about(&image) };
+        let topic = view.topic(image.topic("t").expect("there"));
+        let [lost, other] = &*topic.partitions else { panic!("two partitions") };
+        assert_eq!((lost.error_code, lost.leader_id.0), (ErrorCode::LeaderNotAvailable.code(), -1));
+        assert_eq!(lost.isr_nodes.len(), 2, "nobody has decided anything yet");
+        // The brokers of this image have no listeners.
+        assert_eq!(other.error_code, ErrorCode::ListenerNotFound.code());
     }
 }

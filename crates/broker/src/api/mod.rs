@@ -7,7 +7,7 @@ mod alter_partition_reassignments;
 mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 #[cfg(test)]
-mod cluster_image;
+pub(crate) mod cluster_image;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;

@@ -12,6 +12,7 @@ use metadata::{MetadataClient, Node, NodeConfig};
 
 use super::balancing::Balancing;
 use super::controller::Controller;
+use super::doubt::{Doubts, PeerWatch};
 use super::peer::messages::{AppliedRequest, JoinAnswer, JoinRequest, Peer, decode, encode};
 use super::peer::{Identity, Kind, Lane, PeerListener, PeerService, Peers, serve};
 use super::service::Service;
@@ -47,6 +48,8 @@ pub struct Member {
     pub controller: Arc<Controller>,
     /// Spreads leaders, while this node is the active controller.
     pub balancing: Arc<Balancing>,
+    /// Which of its peers may be gone.
+    pub doubts: Arc<Doubts>,
     /// Who this node is to its peers.
     pub identity: Identity,
     /// Where peers reach it; empty if nowhere.
@@ -64,7 +67,8 @@ impl Member {
     ) -> Result<Self, StartError> {
         let node = config.node_id;
         let identity = Identity { node, cluster_id: Arc::new(ArcSwap::from_pointee(cluster_id.to_owned())) };
-        let service = Arc::new(Service::new(identity.clone()));
+        let doubts = Arc::new(Doubts::new(Arc::clone(clock), config.quorum.session_timeout));
+        let service = Arc::new(Service::new(identity.clone(), Arc::clone(&doubts)));
         let answers: Arc<dyn PeerService> = Arc::clone(&service) as _;
         let peers = Peers::new(identity.clone(), &answers, Arc::clone(clock), Arc::clone(random));
         let address = listen(config, &identity, answers, supervisor).await?;
@@ -93,12 +97,20 @@ impl Member {
         let stop = supervisor.stop_signal();
         let losses = follow_losses(Arc::clone(&service), Arc::clone(&raft), Arc::clone(&controller), node, stop);
         supervisor.spawn("lost peers", losses);
+        let watch = PeerWatch {
+            node,
+            metadata: metadata.clone(),
+            peers: peers.clone(),
+            doubts: Arc::clone(&doubts),
+            interval: config.quorum.heartbeat_interval,
+        };
+        supervisor.spawn("peer watch", watch.run(supervisor.stop_signal()));
         let (clock, control) = (Arc::clone(clock), Arc::clone(&controller));
         let balancing = Balancing::new(config.quorum.balance, control, metadata.clone(), peers.clone(), clock);
         let balancing = Arc::new(balancing);
         supervisor.spawn("balancer", Arc::clone(&balancing).run(supervisor.stop_signal()));
         supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
-        Ok(Self { node, raft, metadata, peers, service, controller, balancing, identity, address })
+        Ok(Self { node, raft, metadata, peers, service, controller, balancing, doubts, identity, address })
     }
 
     /// Waits, at most a second, until every live broker has applied what this one has.

@@ -4,6 +4,7 @@ pub(crate) mod adopter;
 pub(crate) mod agent;
 pub mod balancing;
 pub mod controller;
+pub mod doubt;
 pub(crate) mod drainer;
 mod fail_over;
 pub mod lease;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{Clock, NodeEpoch, NodeId, StreamEpoch, StreamId};
 use metadata::{Command, Outcome};
-use s3stream::StreamStore;
+use s3stream::{Stream, StreamStore};
 
 use super::member::Member;
 use super::peer::messages::{HandOverEntry, HandOverRequest, encode};
@@ -24,8 +24,11 @@ use crate::partition::{Partition, Partitions};
 const BATCH: usize = 256;
 /// Encoded bytes of tails in one hand-over: well below what a frame holds.
 const TAIL_BYTES_MAX: usize = 16 << 20;
-/// How long the upload before the move may take; what is not uploaded by then is handed over.
+/// How long uploading before the move may take; what is not uploaded by then is handed over.
 const PRE_COPY_WAIT: Duration = Duration::from_secs(3);
+/// What arrives while something is uploaded is uploaded again, until a round takes no longer than this: then the tail is what
+/// arrives in such a time.
+const PRE_COPY_ROUND: Duration = Duration::from_millis(50);
 /// How long the target may take to have a hand-over durable.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
 /// Pause before metadata is asked again what became of a move.
@@ -119,7 +122,7 @@ impl Mover {
         let (target, address) = ((target, node.epoch), Arc::clone(&node.peer));
         let streams: Vec<_> = batch.iter().map(|partition| Arc::clone(partition.stream())).collect();
         // A store that does not answer only makes the hand-over larger.
-        let _ = tokio::time::timeout(PRE_COPY_WAIT, self.streams.upload_now(&streams)).await;
+        let _ = tokio::time::timeout(PRE_COPY_WAIT, self.pre_copy(&streams)).await;
         let ids = streams.iter().map(|stream| stream.id()).collect();
         let reserve = Command::ReserveMove { source: self.life, target, streams: ids };
         let epochs = match self.member.metadata.submit(reserve).await {
@@ -136,6 +139,16 @@ impl Mover {
         self.counters.blackout_us_max.fetch_max(blackout_us, Ordering::Relaxed);
         tracing::info!(target = %target.0, partitions = moved, of = batch.len(), ?blackout, "partitions moved");
         Ok(moved)
+    }
+
+    async fn pre_copy(&self, streams: &[Arc<Stream>]) {
+        loop {
+            let since = self.clock.boot();
+            self.streams.upload_now(streams).await;
+            if self.clock.boot().saturating_sub(since) <= PRE_COPY_ROUND {
+                return;
+            }
+        }
     }
 
     /// Everything between parking and the new leaders; afterwards each partition is closed here, or goes on.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::controller::Controller;
+use super::doubt::Doubts;
 use super::mover::Mover;
 use super::peer::messages::{
     AppliedRequest, HandOverRequest, HeartbeatRequest, JoinAnswer, JoinRequest, MoveAnswer, MoveRequest, Peer,
@@ -33,6 +34,7 @@ pub struct Service {
     receiver: OnceLock<Receiver>,
     /// Holds the member, which holds this.
     mover: OnceLock<Weak<Mover>>,
+    doubts: Arc<Doubts>,
     lost: Mutex<Vec<NodeId>>,
     /// Somebody was lost.
     pub(super) loss: Notify,
@@ -40,9 +42,10 @@ pub struct Service {
 
 impl Service {
     /// Nothing has started yet.
-    pub(super) fn new(identity: Identity) -> Self {
+    pub(super) fn new(identity: Identity, doubts: Arc<Doubts>) -> Self {
         Self {
             identity,
+            doubts,
             raft: OnceLock::new(),
             metadata: OnceLock::new(),
             controller: OnceLock::new(),
@@ -169,6 +172,9 @@ impl PeerService for Service {
     }
 
     fn lost(&self, node: NodeId) {
+        if let Some(metadata) = self.metadata.get() {
+            self.doubts.raise(node, &metadata.image());
+        }
         let mut lost = self.lost.lock();
         if !lost.contains(&node) {
             lost.push(node);
