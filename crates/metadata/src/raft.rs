@@ -1,5 +1,6 @@
 //! Raft around the state machine. openraft's types end at this module's edge.
 
+mod addresses;
 mod log_storage;
 mod machine;
 mod network;

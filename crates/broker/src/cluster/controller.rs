@@ -155,6 +155,9 @@ impl Controller {
         std::mem::take(&mut *self.missed.lock()).into_iter().for_each(|node| sessions.suspect(node));
         *self.sessions.lock() = Some(sessions);
         tracing::info!(committed = committed.0, "this node is the active controller");
+        if let Err(error) = self.raft.correct_addresses().await {
+            tracing::warn!(%error, "the log of metadata still has old addresses of voters");
+        }
         let mut busy: HashMap<NodeId, NodeEpoch> = HashMap::new();
         let mut under_way = FuturesUnordered::new();
         while self.raft.is_leader() {

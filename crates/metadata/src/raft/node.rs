@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::log_storage::LogStorage;
 use super::machine::{Machine, snapshot_of};
 use super::network::{Network, node_id};
+use super::addresses::{Addressed, Addresses};
 use super::transport::{RaftTransport, TransportError};
 use super::types::{self, PeerAddress, Proposal, TypeConfig};
 use crate::client::{Images, MetadataClient, SubmitError};
@@ -37,8 +38,9 @@ const SNAPSHOT_CHECK: Duration = Duration::from_secs(2);
 pub struct NodeConfig {
     /// This node.
     pub node: NodeId,
-    /// The first voters of a cluster with the addresses of their peer listeners. Ignored once the log says who votes. A
-    /// node that is not among them makes no cluster: it waits until a leader follows it up.
+    /// The first voters of a cluster with the addresses of their peer listeners. Once the log says who votes, only the
+    /// addresses count: they are taken for newer than those in the log, because voters that all have moved would never find
+    /// each other to write that down. A node that is not among them makes no cluster: it waits until a leader follows it up.
     pub voters: Vec<(NodeId, Arc<str>)>,
     /// A follower that hears nothing for a time between this and twice this stands for election.
     pub election_timeout: Duration,
@@ -88,6 +90,7 @@ pub struct Node {
     submitter: Submitter,
     incoming: Mutex<Option<Incoming>>,
     snapshots: JoinHandle<()>,
+    pub(super) addresses: Arc<Addresses>,
 }
 
 /// A snapshot that the leader is sending.
@@ -120,6 +123,8 @@ impl Node {
         announce: impl FnOnce(Arc<Self>),
     ) -> Result<(Arc<Self>, MetadataClient), StartError> {
         let raft_config = raft_config(&config)?;
+        let addresses = Arc::new(Addresses::new(&config.voters));
+        let transport: Arc<dyn RaftTransport> = Arc::new(Addressed { addresses: Arc::clone(&addresses), transport });
         let images = Arc::new(Images::default());
         let log = LogStorage::new(Arc::clone(&store));
         let pristine = log.is_pristine();
@@ -133,7 +138,7 @@ impl Node {
         // Ended by the node, which holds it.
         #[allow(clippy::disallowed_methods)]
         let snapshots = tokio::spawn(snapshot_when_large(raft.clone(), Arc::clone(&store), config.snapshot_log_bytes));
-        let node = Self { raft, submitter: submitter.clone(), incoming: Mutex::new(None), snapshots };
+        let node = Self { raft, submitter: submitter.clone(), incoming: Mutex::new(None), snapshots, addresses };
         let node = Arc::new(node);
         announce(Arc::clone(&node));
         if let Err(error) = node.join(&config, id, pristine).await {

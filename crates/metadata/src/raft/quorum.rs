@@ -43,8 +43,9 @@ impl Node {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader?;
-        let address = metrics.membership_config.membership().get_node(&leader).map(|node| Arc::clone(&node.0));
-        Some(LeaderInfo { node: node_id(leader), address: address.unwrap_or_default() })
+        let logged = metrics.membership_config.membership().get_node(&leader).map(|node| Arc::clone(&node.0));
+        let node = node_id(leader);
+        Some(LeaderInfo { node, address: self.addresses.of(node, &logged.unwrap_or_default()) })
     }
 
     /// Completes when somebody else leads than `than`, or nobody; returns who.
@@ -67,7 +68,11 @@ impl Node {
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        membership.nodes().map(|(id, node)| (node_id(*id), (Arc::clone(&node.0), voters.contains(id)))).collect()
+        let member = |(id, node): (&u64, &PeerAddress)| {
+            let address = self.addresses.of(node_id(*id), &node.0);
+            (node_id(*id), (address, voters.contains(id)))
+        };
+        membership.nodes().map(member).collect()
     }
 
     /// Returns once a quorum has confirmed, after this call began, that this node leads; with the index up to which
@@ -83,7 +88,7 @@ impl Node {
     /// Follows `node` up from now on, at `address`: it gets the log, and no vote unless it has one already. Idempotent.
     pub async fn follow_up(&self, node: NodeId, address: &Arc<str>) -> Result<(), QuorumError> {
         let id = raft_id(node).map_err(|error| QuorumError::Invalid(error.to_string()))?;
-        let known = self.members().get(&node).map(|(address, _)| Arc::clone(address));
+        let known = self.logged_address(id);
         if known.as_ref() == Some(address) && self.is_leader() {
             return Ok(());
         }
@@ -93,6 +98,20 @@ impl Node {
             Some(_) => self.raft.change_membership(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await,
         };
         written.map(drop).map_err(write_error)
+    }
+
+    pub(super) fn logged_address(&self, id: u64) -> Option<Arc<str>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&id).map(|node| Arc::clone(&node.0))
+    }
+
+    /// Writes down where members are now, if this node leads and the log still has them elsewhere.
+    pub async fn correct_addresses(&self) -> Result<(), QuorumError> {
+        for (node, (address, _)) in self.members() {
+            self.follow_up(node, &address).await?;
+        }
+        Ok(())
     }
 
     /// Gives `node`, which is followed up already, a vote.

@@ -100,6 +100,14 @@ async fn the_memory_store_keeps_the_contract() {
 struct Switchboard {
     nodes: parking_lot::Mutex<std::collections::BTreeMap<NodeId, Arc<Node>>>,
     cut_off: parking_lot::Mutex<std::collections::BTreeSet<NodeId>>,
+    /// Where nodes listen.
+    port: std::sync::atomic::AtomicU16,
+}
+
+impl Switchboard {
+    fn address_of(&self, node: NodeId) -> String {
+        format!("n{node}:{}", self.port.load(std::sync::atomic::Ordering::Relaxed))
+    }
 }
 
 struct Line {
@@ -112,9 +120,12 @@ impl super::RaftTransport for Line {
     async fn call(
         &self,
         target: NodeId,
-        _: &str,
+        address: &str,
         request: bytes::Bytes,
     ) -> Result<bytes::Bytes, super::TransportError> {
+        if address != self.board.address_of(target) {
+            return Err(super::TransportError::Unreachable(format!("nobody listens at {address}")));
+        }
         let cut = {
             let cut_off = self.board.cut_off.lock();
             cut_off.contains(&self.of) || cut_off.contains(&target)
@@ -134,9 +145,9 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn config(node: NodeId) -> NodeConfig {
+    fn config(board: &Switchboard, node: NodeId) -> NodeConfig {
         NodeConfig {
-            voters: (0..3).map(|id| (NodeId(id), format!("n{id}:1").into())).collect(),
+            voters: (0..3).map(NodeId).map(|id| (id, board.address_of(id).into())).collect(),
             election_timeout: Duration::from_millis(300),
             heartbeat: Duration::from_millis(60),
             ..NodeConfig::single(node)
@@ -144,8 +155,11 @@ impl Cluster {
     }
 
     async fn start() -> Self {
-        let board = Arc::new(Switchboard::default());
-        let stores: Vec<Arc<MemoryLogStore>> = (0..3).map(|_| Arc::default()).collect();
+        Self::start_at(1, (0..3).map(|_| Arc::default()).collect()).await
+    }
+
+    async fn start_at(port: u16, stores: Vec<Arc<MemoryLogStore>>) -> Self {
+        let board = Arc::new(Switchboard { port: port.into(), ..Switchboard::default() });
         let starts = (0..3).map(|id| Self::start_node(&board, &stores, NodeId(id)));
         let clients = futures::future::join_all(starts).await;
         Self { board, stores, clients }
@@ -159,7 +173,7 @@ impl Cluster {
             let board = Arc::clone(board);
             move |node: Arc<Node>| drop(board.nodes.lock().insert(id, node))
         };
-        let (_, client) = Node::start_announced(Self::config(id), store, line, clock, on_board).await.expect("starts");
+        let (_, client) = Node::start_announced(Self::config(board, id), store, line, clock, on_board).await.expect("starts");
         client
     }
 
@@ -234,4 +248,22 @@ async fn three_voters_forward_commands_and_survive_their_leader() {
     tokio::time::timeout(Duration::from_secs(30), caught_up).await.expect("in time").expect("alive");
     assert_eq!(cluster.client(leader).image().topics, cluster.client(other).image().topics);
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_that_have_all_moved_find_each_other_where_they_are_configured() {
+    let cluster = Cluster::start().await;
+    assert!(matches!(cluster.submit(NodeId(0), &register(7)).await, Outcome::Registered { .. }));
+    cluster.stop().await;
+
+    let moved = Cluster::start_at(2, cluster.stores).await;
+    let leader = moved.leader().await;
+    assert!(matches!(moved.submit(NodeId((leader.0 + 1) % 3), &register(8)).await, Outcome::Registered { .. }));
+    let node = Arc::clone(&moved.board.nodes.lock()[&leader]);
+    assert_eq!(node.logged_address(0).as_deref(), Some("n0:1"));
+    node.correct_addresses().await.expect("written down");
+    for id in 0..3 {
+        assert_eq!(node.logged_address(id), Some(format!("n{id}:2").into()), "now the log says so by itself");
+    }
+    moved.stop().await;
 }
