@@ -74,9 +74,8 @@ impl Doubts {
             return Doubtful::default();
         }
         let now = self.clock.boot();
-        let is_alive = |node: &NodeId, epoch| {
-            image.nodes.get(node).is_some_and(|known| known.epoch == epoch && !known.fenced)
-        };
+        let is_alive =
+            |node: &NodeId, epoch| image.nodes.get(node).is_some_and(|known| known.epoch == epoch && !known.fenced);
         lives.retain(|node, (epoch, since)| now < *since + self.limit && is_alive(node, *epoch));
         Doubtful(lives.keys().copied().collect())
     }

@@ -14,10 +14,10 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use super::addresses::{Addressed, Addresses};
 use super::log_storage::LogStorage;
 use super::machine::{Machine, snapshot_of};
 use super::network::{Network, node_id};
-use super::addresses::{Addressed, Addresses};
 use super::transport::{RaftTransport, TransportError};
 use super::types::{self, PeerAddress, Proposal, TypeConfig};
 use crate::client::{Images, MetadataClient, SubmitError};

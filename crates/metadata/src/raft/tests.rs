@@ -173,7 +173,8 @@ impl Cluster {
             let board = Arc::clone(board);
             move |node: Arc<Node>| drop(board.nodes.lock().insert(id, node))
         };
-        let (_, client) = Node::start_announced(Self::config(board, id), store, line, clock, on_board).await.expect("starts");
+        let (_, client) =
+            Node::start_announced(Self::config(board, id), store, line, clock, on_board).await.expect("starts");
         client
     }
 
