@@ -9,7 +9,8 @@ pub mod config;
 pub mod coordinator;
 pub mod fetch;
 pub mod loggers;
-mod meta_properties;
+pub mod machine;
+pub mod meta_properties;
 pub mod metrics;
 pub mod network;
 pub mod partition;
@@ -18,4 +19,5 @@ pub mod storage;
 pub mod topics;
 
 pub use broker::Broker;
-pub use start::{Ending, RunningBroker, RunningController, StartError, StopReport, start, start_controller};
+pub use machine::Machine;
+pub use start::{Ending, RunningBroker, RunningController, StartError, StopReport, start, start_controller, start_on};

@@ -10,7 +10,7 @@ use common::{NodeId, Random};
 
 /// Identity of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MetaProperties {
+pub struct MetaProperties {
     /// `cluster.id`: 22 characters of URL-safe base64.
     pub cluster_id: String,
     /// `node.id`.

@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use common::budget::ByteBudget;
 use common::supervisor::Supervisor;
-use common::{Clock, NodeEpoch, Random, SystemClock, SystemRandom};
+use common::{Clock, NodeEpoch, Random};
 use metadata::command::{Command, Outcome};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use s3stream::{ObjectManager, StreamManager, StreamStore};
 use tokio::sync::watch;
-use wal::{Logs, SystemLogs};
+use wal::Logs;
 
 use crate::Broker;
 use crate::cluster::adopter::Adopter;
@@ -35,6 +35,7 @@ use crate::cluster::{Lease, Member, drainer, registration};
 use crate::config::{BrokerConfig, Listener, TopicConfig};
 use crate::coordinator::{GroupCoordinator, GroupCoordinatorParts};
 use crate::fetch::session::FetchSessions;
+use crate::machine::{Machine, SystemMachine};
 use crate::meta_properties::{self, MetaError, MetaProperties};
 use crate::metrics::Metrics;
 use crate::network::{BoundListener, Limits, RequestMemory};
@@ -116,8 +117,13 @@ pub enum StartError {
     Config(String),
 }
 
-/// Starts a broker with the system's clock and randomness. Returns when it accepts connections.
+/// Starts a broker on the operating system. Returns when it accepts connections.
 pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
+    start_on(config, &SystemMachine).await
+}
+
+/// Starts a broker on `machine`. Returns when it accepts connections.
+pub async fn start_on(config: BrokerConfig, machine: &dyn Machine) -> Result<RunningBroker, StartError> {
     let mut bound = Vec::new();
     for listener in &config.listeners {
         let address = format!("{}:{}", listener.host, listener.port);
@@ -125,7 +131,7 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
         bound.push(socket.map_err(|source| StartError::Listen { address, source })?);
     }
     let supervisor = Supervisor::default();
-    let Composed { broker, fenced } = compose(config, &bound, &supervisor).await?;
+    let Composed { broker, fenced } = compose(config, machine, &bound, &supervisor).await?;
     wait_for_lease(&broker).await;
     if tokio::time::timeout(OPEN_GRACE, broker.partitions.wait_started()).await.is_err() {
         tracing::warn!(
@@ -146,11 +152,10 @@ pub struct RunningController {
     supervisor: Supervisor,
 }
 
-/// Starts a controller with the system's clock and randomness. Returns when the quorum works.
+/// Starts a controller on the operating system. Returns when the quorum works.
 pub async fn start_controller(config: BrokerConfig) -> Result<RunningController, StartError> {
-    let (clock, random) = system();
     let supervisor = Supervisor::default();
-    let member = join(&config, &clock, &random, &supervisor).await?;
+    let member = join(&config, &SystemMachine, &supervisor).await?;
     Ok(RunningController { member, supervisor })
 }
 
@@ -192,16 +197,11 @@ struct Composed {
 }
 
 /// Starts metadata, identifies the data directory, and settles which cluster this is.
-async fn join(
-    config: &BrokerConfig,
-    clock: &Arc<dyn Clock>,
-    random: &Arc<dyn Random>,
-    supervisor: &Supervisor,
-) -> Result<Member, StartError> {
-    let meta = meta_properties::load(&config.data_dir, config.node_id)?;
+async fn join(config: &BrokerConfig, machine: &dyn Machine, supervisor: &Supervisor) -> Result<Member, StartError> {
+    let meta = machine.load_identity(&config.data_dir, config.node_id)?;
     let known = meta.as_ref().map_or("", |meta| meta.cluster_id.as_str());
-    let member = Member::start(config, known, clock, random, supervisor).await?;
-    let own = if known.is_empty() { meta_properties::new_cluster_id(&**random) } else { known.to_owned() };
+    let member = Member::start(config, known, machine, supervisor).await?;
+    let own = if known.is_empty() { meta_properties::new_cluster_id(&*machine.random()) } else { known.to_owned() };
     let cluster_id = registration::cluster_id(&member.metadata, &own).await?;
     if !known.is_empty() && known != cluster_id {
         let message = format!("meta.properties names cluster {known}, the metadata log beside it cluster {cluster_id}");
@@ -209,7 +209,7 @@ async fn join(
     }
     if meta.is_none() {
         let meta = MetaProperties { cluster_id: cluster_id.clone(), node_id: config.node_id };
-        meta_properties::create(&config.data_dir, &meta)?;
+        machine.create_identity(&config.data_dir, &meta)?;
     }
     member.identity.cluster_id.store(Arc::new(cluster_id));
     Ok(member)
@@ -229,22 +229,21 @@ struct Life {
 /// Joins, opens the write-ahead log, registers, and begins to ask for leases.
 async fn begin(
     config: &BrokerConfig,
+    machine: &dyn Machine,
     bound: &[BoundListener],
-    clock: &Arc<dyn Clock>,
-    random: &Arc<dyn Random>,
     supervisor: &Supervisor,
 ) -> Result<Life, StartError> {
-    let member = Arc::new(join(config, clock, random, supervisor).await?);
-    let lease = Arc::new(Lease::none(Arc::clone(clock)));
-    let logs: Arc<dyn Logs> = Arc::new(SystemLogs);
-    let (opened, node_epoch) = registration::register(config, &*logs, &member, &lease, bound, &**random).await?;
+    let member = Arc::new(join(config, machine, supervisor).await?);
+    let (clock, random, logs) = (machine.clock(), machine.random(), machine.logs());
+    let lease = Arc::new(Lease::none(Arc::clone(&clock)));
+    let (opened, node_epoch) = registration::register(config, &*logs, &member, &lease, bound, &*random).await?;
     opened.wal.set_node_epoch(node_epoch);
     let (fencing, fenced) = watch::channel(false);
     let agent = Agent {
         member: Arc::clone(&member),
         node_epoch,
         lease: Arc::clone(&lease),
-        clock: Arc::clone(clock),
+        clock,
         interval: config.quorum.heartbeat_interval,
         fenced: Arc::new(fencing),
     };
@@ -254,14 +253,15 @@ async fn begin(
 
 async fn compose(
     config: BrokerConfig,
+    machine: &dyn Machine,
     bound: &[BoundListener],
     supervisor: &Supervisor,
 ) -> Result<Composed, StartError> {
-    let (clock, random) = system();
-    let mut life = begin(&config, bound, &clock, &random, supervisor).await?;
+    let (clock, random) = (machine.clock(), machine.random());
+    let mut life = begin(&config, machine, bound, supervisor).await?;
     let (member, node_epoch) = (Arc::clone(&life.member), life.node_epoch);
     let metadata = member.metadata.clone();
-    let objects = claimed_store(&config, &member).await?;
+    let objects = claimed_store(&config, machine, &member).await?;
     let config = Arc::new(config);
     let ports = Arc::new(MetadataPorts::new(metadata.clone(), config.node_id, node_epoch, Arc::clone(&clock)));
     let streams = start_streams(&config, &mut life, objects, &ports, (&clock, &random), supervisor)?;
@@ -311,11 +311,6 @@ async fn compose(
         supervisor: supervisor.clone(),
     });
     Ok(Composed { broker, fenced: life.fenced })
-}
-
-/// The clock and the randomness that everything below is handed.
-fn system() -> (Arc<dyn Clock>, Arc<dyn Random>) {
-    (Arc::new(SystemClock), Arc::new(SystemRandom))
 }
 
 fn start_mover(
@@ -377,10 +372,14 @@ fn start_streams(
 
 /// Opens the object store. The first start of a cluster claims the prefix, for which the store must answer; later
 /// starts do no I/O here, so that a broker starts while the store is down.
-async fn claimed_store(config: &BrokerConfig, member: &Member) -> Result<Arc<dyn ObjectStore>, StartError> {
+async fn claimed_store(
+    config: &BrokerConfig,
+    machine: &dyn Machine,
+    member: &Member,
+) -> Result<Arc<dyn ObjectStore>, StartError> {
     let metadata = &member.metadata;
     let store_error = |reason: String| StartError::Store { url: redacted(&config.object_store_url), reason };
-    let store = common::store::open(&config.object_store_url).map_err(|error| store_error(error.to_string()))?;
+    let store = machine.objects(&config.object_store_url).map_err(store_error)?;
     let identity = redacted(&config.object_store_url);
     let claimed = Arc::clone(&metadata.image().store);
     if claimed.is_empty() {

@@ -10,7 +10,7 @@ pub mod simulated_disk;
 pub mod store;
 pub mod supervisor;
 
-pub use blocking::blocking;
+pub use blocking::{PieceSink, blocking, blocking_pieces};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use ids::{LogIndex, Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 pub use random::{Random, SeededRandom, SystemRandom};

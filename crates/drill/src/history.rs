@@ -215,6 +215,13 @@ impl History {
         self.commits.remove(&(member, partition));
     }
 
+    /// Group member `member` was given `partition` and was told that it starts from `position`: what it gets first is
+    /// judged by that, and not by what others commit meanwhile who have taken the partition from it.
+    pub fn resumed(&mut self, member: u32, partition: u32, position: u64) {
+        self.positions.insert((member, partition), Some(position));
+        self.commits.remove(&(member, partition));
+    }
+
     /// Group member `member` was handed the record at `offset`. Within one assignment offsets grow by one
     /// ([`History::read`] tells whether the log itself has gaps), and the first is not below what the group
     /// had committed.

@@ -36,8 +36,7 @@ impl Handle for DescribeLogDirs {
             let topics = topics(&broker, request.topics.as_deref());
             let directory = broker.config.data_dir.clone();
             // Asking a file system may block for as long as it likes.
-            let (total, usable) =
-                tokio::task::spawn_blocking(move || volume(&directory)).await.unwrap_or((UNKNOWN_BYTES, UNKNOWN_BYTES));
+            let (total, usable) = common::blocking(move || volume(&directory)).await;
             let directory = broker.config.data_dir.display().to_string();
             let result = DescribeLogDirsResult::default()
                 .with_log_dir(StrBytes::from_string(directory))

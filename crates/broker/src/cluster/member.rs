@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use common::supervisor::{StopSignal, Supervisor};
-use common::{Clock, LogIndex, NodeId, Random};
+use common::{LogIndex, NodeId};
 use futures::FutureExt as _;
 use metadata::raft::{LeaderInfo, NoPeers, RaftTransport};
 use metadata::{MetadataClient, Node, NodeConfig};
@@ -17,8 +17,8 @@ use super::peer::messages::{AppliedRequest, JoinAnswer, JoinRequest, Peer, decod
 use super::peer::{Identity, Kind, Lane, PeerListener, PeerService, Peers, serve};
 use super::service::Service;
 use crate::config::BrokerConfig;
+use crate::machine::Machine;
 use crate::start::StartError;
-use crate::storage::raft_log::RaftLog;
 
 /// How long one question to a peer may take on the way into the cluster.
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);
@@ -61,23 +61,18 @@ impl Member {
     pub async fn start(
         config: &BrokerConfig,
         cluster_id: &str,
-        clock: &Arc<dyn Clock>,
-        random: &Arc<dyn Random>,
+        machine: &dyn Machine,
         supervisor: &Supervisor,
     ) -> Result<Self, StartError> {
-        let node = config.node_id;
+        let (node, clock) = (config.node_id, machine.clock());
         let identity = Identity { node, cluster_id: Arc::new(ArcSwap::from_pointee(cluster_id.to_owned())) };
-        let doubts = Arc::new(Doubts::new(Arc::clone(clock), config.quorum.session_timeout));
+        let doubts = Arc::new(Doubts::new(Arc::clone(&clock), config.quorum.session_timeout));
         let service = Arc::new(Service::new(identity.clone(), Arc::clone(&doubts)));
         let answers: Arc<dyn PeerService> = Arc::clone(&service) as _;
-        let peers = Peers::new(identity.clone(), &answers, Arc::clone(clock), Arc::clone(random));
+        let peers = Peers::new(identity.clone(), &answers, Arc::clone(&clock), machine.random());
         let address = listen(config, &identity, answers, supervisor).await?;
-        let directory = config.data_dir.join("raft");
         let metadata_error = |error: &dyn std::fmt::Display| StartError::Metadata(format!("metadata: {error}"));
-        let log = tokio::task::spawn_blocking(move || RaftLog::open(&directory))
-            .await
-            .map_err(|error| metadata_error(&error))?
-            .map_err(|error| metadata_error(&error))?;
+        let log = machine.raft_log(config.data_dir.join("raft")).await.map_err(|error| metadata_error(&error))?;
         let transport: Arc<dyn RaftTransport> = match config.quorum.peer {
             Some(_) => Arc::new(peers.clone()),
             None => Arc::new(NoPeers),
@@ -86,13 +81,13 @@ impl Member {
             let service = Arc::clone(&service);
             move |raft| service.raft_started(raft)
         };
-        let started = Node::start_announced(raft_config(config), Arc::new(log), transport, Arc::clone(clock), announce);
+        let started = Node::start_announced(raft_config(config), log, transport, Arc::clone(&clock), announce);
         let joining = join(config, &address, &peers, &identity);
         let (raft, metadata) = tokio::select! {
             started = started => started.map_err(|error| metadata_error(&error))?,
             never = joining => match never {},
         };
-        let controller = Controller::new(config, &raft, &metadata, &peers, clock);
+        let controller = Controller::new(config, &raft, &metadata, &peers, &clock);
         service.joined(metadata.clone(), Arc::clone(&controller));
         let stop = supervisor.stop_signal();
         let losses = follow_losses(Arc::clone(&service), Arc::clone(&raft), Arc::clone(&controller), node, stop);
@@ -105,7 +100,7 @@ impl Member {
             interval: config.quorum.heartbeat_interval,
         };
         supervisor.spawn("peer watch", watch.run(supervisor.stop_signal()));
-        let (clock, control) = (Arc::clone(clock), Arc::clone(&controller));
+        let control = Arc::clone(&controller);
         let balancing = Balancing::new(config.quorum.balance, control, metadata.clone(), peers.clone(), clock);
         let balancing = Arc::new(balancing);
         supervisor.spawn("balancer", Arc::clone(&balancing).run(supervisor.stop_signal()));

@@ -15,7 +15,6 @@ use std::time::Duration;
 use common::Lsn;
 use common::budget::{ByteBudget, ByteLease};
 use futures::future::{BoxFuture, FutureExt};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use wal::{DurableLsn, WalFailed};
 
@@ -24,6 +23,7 @@ use super::frame::UNLEASED_MAX;
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::reader::{FrameReader, ReadError};
+use super::socket::TcpStream;
 use super::{ConnectionInfo, Frame, IN_FLIGHT_MAX};
 use crate::Broker;
 use crate::api::{Late, Served};
@@ -209,7 +209,7 @@ impl Connection {
             let taken = self.take_frames();
             self.close_after(taken);
             self.collect(context)?;
-            if self.outbox.poll_flush(&self.socket, context)?.is_pending() {
+            if self.outbox.poll_flush(&mut self.socket, context)?.is_pending() {
                 // While the client does not read its responses, none of its requests is read either.
                 return Ok(());
             }
@@ -230,7 +230,7 @@ impl Connection {
             if self.reader.has_frame().unwrap_or(true) {
                 continue;
             }
-            match self.reader.poll_fill(&self.socket, context) {
+            match self.reader.poll_fill(&mut self.socket, context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Err(error @ ReadError::Io(_))) => return Err(error.into()),
                 Poll::Ready(filled) => self.close_after(filled.map_err(Closed::from)),

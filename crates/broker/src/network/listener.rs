@@ -11,12 +11,12 @@ use std::time::Duration;
 use common::budget::ByteBudget;
 use common::supervisor::StopSignal;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::ConnectionInfo;
 use super::connection::{Closed, Connection};
 use super::reader::ReadError;
+use super::socket::{TcpListener, TcpStream};
 use crate::Broker;
 use crate::config::{Layers, Listener};
 

@@ -9,6 +9,7 @@ mod outbox;
 mod pace;
 mod reader;
 mod request_memory;
+pub(crate) mod socket;
 
 pub use frame::Frame;
 pub use listener::{BoundListener, Limits};

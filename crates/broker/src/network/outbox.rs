@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use common::budget::ByteLease;
-use tokio::net::TcpStream;
 
 use super::Frame;
+use super::socket::{self, TcpStream};
 
 /// Pieces handed to the kernel in one call.
 const PIECES_PER_WRITE: usize = 64;
@@ -64,19 +64,16 @@ impl Outbox {
     }
 
     /// Writes until everything is out (ready) or the socket takes no more (pending).
-    pub(super) fn poll_flush(&mut self, socket: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_flush(&mut self, socket: &mut TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.pieces.is_empty() {
-            ready!(socket.poll_write_ready(context))?;
             let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
             let count = self.pieces.len().min(PIECES_PER_WRITE);
             for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
                 *slice = IoSlice::new(piece);
             }
-            match socket.try_write_vectored(&slices[..count]) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(written) => self.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            match ready!(socket::poll_write(socket, context, &slices[..count]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.advance(written),
             }
         }
         Poll::Ready(Ok(()))

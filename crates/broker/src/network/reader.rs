@@ -11,9 +11,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use kafka_protocol::messages::ApiKey;
 use protocol::guard;
-use tokio::net::TcpStream;
 
 use super::request_memory::{RequestMemory, SMALL, Share};
+use super::socket::{self, TcpStream};
 
 /// Reads frames off one connection.
 pub(super) struct FrameReader {
@@ -83,13 +83,17 @@ impl FrameReader {
 
     /// Reads what the socket has. Ready when bytes came in, or with the reason why none ever will. Not to be called
     /// while [`Self::has_frame`]: there may be no room left to read into.
-    pub(super) fn poll_fill(&mut self, socket: &TcpStream, context: &mut Context<'_>) -> Poll<Result<(), ReadError>> {
+    pub(super) fn poll_fill(
+        &mut self,
+        socket: &mut TcpStream,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), ReadError>> {
         loop {
-            ready!(socket.poll_read_ready(context))?;
+            ready!(socket::poll_readable(socket, context))?;
             ready!(self.poll_reserve(context))?;
             let spare = self.room().min(self.buffer.capacity()) - self.buffer.len();
             let mut spare = (&mut self.buffer).limit(spare);
-            match socket.try_read_buf(&mut spare) {
+            match socket::try_read(socket, &mut spare) {
                 Ok(0) => return Poll::Ready(Err(self.end_of_stream())),
                 Ok(read) => {
                     self.received += read as u64;

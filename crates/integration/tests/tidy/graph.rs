@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ottla", ABOVE),
     ("ottla-integration", ABOVE),
     ("ottla-benches", ABOVE),
+    ("ottla-simulation", ABOVE),
 ];
 const BELOW_BROKER: &[&str] =
     &["ottla-coordinator", "ottla-metadata", "ottla-s3stream", "ottla-wal", "ottla-protocol", "ottla-common"];

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use common::LogIndex;
+use common::{LogIndex, blocking};
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
@@ -110,7 +110,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let Some(chunks) = self.store.load_snapshot().await? else { return Ok(None) };
-        let snapshot = tokio::task::spawn_blocking(move || load(chunks)).await.map_err(io::Error::other)??;
+        let snapshot = blocking(move || load(chunks)).await?;
         self.stored = Some(snapshot.meta.last_log_id);
         Ok(Some(snapshot))
     }

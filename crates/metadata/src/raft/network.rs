@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::NodeId;
+use common::{NodeId, blocking_pieces};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::type_config::alias::SnapshotOf;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
-use tokio::sync::mpsc;
 
 use super::machine::{SnapshotData, head_of};
 use super::transport::{RaftTransport, TransportError};
@@ -161,24 +160,26 @@ impl Peer {
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
         option: &RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let (chunks, mut queue) = mpsc::channel::<Bytes>(2);
         let head = head_of(&snapshot.meta);
         let transfer = head.last.map_or(0, |last| last.index);
-        let encoder = tokio::task::spawn_blocking(move || {
-            let closed = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-            let mut sink = |chunk: &[u8]| chunks.blocking_send(Bytes::copy_from_slice(chunk)).map_err(closed);
-            encode_snapshot(&head, &snapshot.snapshot, &mut sink)
+        let (mut chunks, encoding) = blocking_pieces(2, move |put| {
+            encode_snapshot(&head, &snapshot.snapshot, &mut |chunk: &[u8]| put(Bytes::copy_from_slice(chunk)))
         });
         let vote = types::vote(&vote);
-        let mut sequence = 0;
-        while let Some(chunk) = queue.recv().await {
-            let request = Request::Snapshot { vote, transfer, sequence, chunk: Some(chunk) };
-            match self.call(&request, option).await? {
-                Response::Snapshot { .. } => sequence += 1,
-                other => return Err(unexpected(&other)),
+        let sending = async move {
+            let mut sequence = 0;
+            while let Some(chunk) = chunks.recv().await {
+                let request = Request::Snapshot { vote, transfer, sequence, chunk: Some(chunk) };
+                match self.call(&request, option).await? {
+                    Response::Snapshot { .. } => sequence += 1,
+                    other => return Err(unexpected(&other)),
+                }
             }
-        }
-        encoder.await.map_err(lost)?.map_err(lost)?;
+            Ok(sequence)
+        };
+        let (encoded, sent) = tokio::join!(encoding, sending);
+        let sequence = sent?;
+        encoded.map_err(lost)?;
         match self.call(&Request::Snapshot { vote, transfer, sequence, chunk: None }, option).await? {
             Response::Snapshot { installed: Some(vote) } => Ok(SnapshotResponse::new(types::raft_vote(vote))),
             other => Err(unexpected(&other)),

@@ -10,13 +10,12 @@ use common::{Clock, NodeId, Random};
 use metadata::raft::{RaftTransport, TransportError};
 use parking_lot::Mutex;
 use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::wire::{self, DONE, Frame, Hello, Kind, Lane};
 use super::{Identity, PeerService};
+use crate::network::socket::{OwnedReadHalf, TcpStream};
 
 /// How long a connection may take to be made, hello included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);

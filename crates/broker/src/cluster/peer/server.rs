@@ -7,12 +7,12 @@ use std::time::Duration;
 use common::NodeId;
 use common::supervisor::StopSignal;
 use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::wire::{self, DONE, ERROR, FRAME_BYTES_MAX, Frame, Head, Hello, Lane};
 use super::{Identity, PeerService};
+use crate::network::socket::{OwnedReadHalf, TcpListener, TcpStream};
 
 /// How long a new connection may take to say who it is.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -112,7 +112,7 @@ async fn talk(
 type Answer = (Frame, OwnedSemaphorePermit);
 
 async fn read_requests(
-    reader: tokio::net::tcp::OwnedReadHalf,
+    reader: OwnedReadHalf,
     from: NodeId,
     service: &Arc<dyn PeerService>,
     answers: mpsc::Sender<Answer>,

@@ -1,0 +1,103 @@
+//! The process of a broker: starts it, and what it does when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use broker::config::{BrokerConfig, Properties};
+use broker::{Ending, RunningBroker, start_on};
+use common::{NodeId, Random as _};
+
+use crate::machine::SimulatedMachine;
+use crate::world::World;
+
+/// Where clients reach a broker.
+pub const CLIENT_PORT: u16 = 9092;
+/// Where its peers reach it.
+pub const PEER_PORT: u16 = 9093;
+
+/// The name of a broker's host.
+#[must_use]
+pub fn host(node: NodeId) -> String {
+    format!("b{node}")
+}
+
+/// The configuration of a broker: shipped defaults, but for sizes that let things happen within seconds.
+#[must_use]
+pub fn config(world: &World, node: NodeId) -> BrokerConfig {
+    let voters: Vec<String> = world.node_ids().map(|id| format!("{id}@{}:{PEER_PORT}", host(id))).collect();
+    let name = host(node);
+    let place = std::env::temp_dir().join(format!("ottla-sim-{}", std::process::id()));
+    let place = place.display();
+    let text = format!(
+        "node.id={node}\n\
+         process.roles=broker,controller\n\
+         listeners=PLAINTEXT://0.0.0.0:{CLIENT_PORT},CONTROLLER://0.0.0.0:{PEER_PORT}\n\
+         advertised.listeners=PLAINTEXT://{name}:{CLIENT_PORT},CONTROLLER://{name}:{PEER_PORT}\n\
+         controller.listener.names=CONTROLLER\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+         ottla.wal.url=file://{place}/{name}\n\
+         controller.quorum.voters={}\n\
+         log.dirs=/simulated/{name}\n\
+         ottla.wal.class=shared\n\
+         ottla.object.store.url=memory:///\n\
+         offsets.topic.num.partitions=3\n\
+         group.min.session.timeout.ms=1000\n\
+         group.initial.rebalance.delay.ms=0\n",
+        voters.join(",")
+    );
+    let properties = Properties::parse(&text).expect("properties");
+    let (config, _) = BrokerConfig::load(properties, true).expect("a sound configuration");
+    BrokerConfig { wal_capacity_bytes: 160 << 20, upload_bytes: 1 << 20, log_cache_bytes: 8 << 20, ..config }
+}
+
+/// Runs the process until it is told to stop, or cannot go on.
+pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
+    let name = host(node);
+    loop {
+        world.judge.source_lost(node.0.unsigned_abs());
+        let machine = SimulatedMachine::new(&world, node);
+        world.trace.line(&name, "starts");
+        let running = match start_on(config(&world, node), &machine).await {
+            Ok(running) => running,
+            Err(error) => {
+                world.trace.line(&name, &format!("does not start: {error}"));
+                // As whoever looks after a service would: again, a little later.
+                tokio::time::sleep(Duration::from_millis(500 + world.random.below(500))).await;
+                continue;
+            }
+        };
+        world.trace.line(&name, &format!("is ready, node epoch {}", running.broker().node_epoch));
+        match life(&world, node, &running).await {
+            None => {
+                let report = running.stop().await;
+                world.trace.line(&name, &format!("stopped, {} bytes left in its log", report.left_in_wal));
+                return Ok(());
+            }
+            Some(Ending::Fenced) => {
+                world.trace.line(&name, "was fenced, begins a new life");
+                running.abandon().await;
+            }
+            Some(Ending::Failed(reason)) => {
+                world.trace.line(&name, &format!("failed: {reason}"));
+                if !world.node(node).may_fail.load(Ordering::SeqCst) {
+                    world.judge.complain(format!("{name} failed although its disk did not: {reason}"));
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// One life; `None` when it is told to stop.
+async fn life(world: &World, node: NodeId, running: &RunningBroker) -> Option<Ending> {
+    let told = async {
+        while !world.node(node).stop.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        ending = running.ended() => Some(ending),
+        () = told => None,
+    }
+}

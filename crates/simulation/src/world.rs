@@ -1,0 +1,189 @@
+//! What outlives the processes of a simulation: disks, the object store, clocks; and what all parts of it share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use broker::meta_properties::MetaProperties;
+use common::{NodeId, SeededRandom};
+use metadata::log::{MemoryLogStore, RaftLogStore};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use parking_lot::Mutex;
+use wal::{Logs, SystemLogs};
+
+use crate::judge::Judge;
+use crate::machine::Clocks;
+use crate::trace::Trace;
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// The cluster starts, the topic is made.
+    Start,
+    /// Clients work, faults strike.
+    Faults,
+    /// All is healed; clients work on.
+    Healed,
+    /// Nothing new is written; everything is to be read.
+    Drain,
+    /// Readers stop; everything is read back.
+    ReadBack,
+    /// The run is over.
+    Over,
+}
+
+impl Phase {
+    const ALL: [Self; 6] = [Self::Start, Self::Faults, Self::Healed, Self::Drain, Self::ReadBack, Self::Over];
+}
+
+/// Sizes of a run.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Brokers that also vote.
+    pub nodes: i32,
+    /// Partitions of the topic.
+    pub partitions: u32,
+    /// Producers of each partition.
+    pub producers: u32,
+    /// Members of the group.
+    pub members: u32,
+}
+
+impl Shape {
+    /// Producers, each of one partition.
+    #[must_use]
+    pub fn lanes(&self) -> u32 {
+        self.producers * self.partitions
+    }
+}
+
+/// A machine's part that outlives the processes on it.
+#[derive(Default)]
+pub struct NodeWorld {
+    /// See [`Clocks`].
+    pub clocks: Arc<Clocks>,
+    /// `meta.properties`.
+    pub identity: Mutex<Option<MetaProperties>>,
+    raft: Arc<MemoryLogStore>,
+    /// The process is to stop by itself.
+    pub stop: AtomicBool,
+    /// The process ended by itself because of a fault of its disk, which is as it should be.
+    pub may_fail: AtomicBool,
+}
+
+impl NodeWorld {
+    /// Raft's log.
+    pub fn raft_log(&self) -> Arc<dyn RaftLogStore> {
+        Arc::clone(&self.raft) as Arc<dyn RaftLogStore>
+    }
+
+    /// Write-ahead logs.
+    pub fn logs(&self) -> Arc<dyn Logs> {
+        Arc::new(SystemLogs)
+    }
+}
+
+/// See the module.
+pub struct World {
+    /// The seed of the run.
+    pub seed: u64,
+    /// Sizes.
+    pub shape: Shape,
+    /// Randomness of whatever has none of its own.
+    pub random: SeededRandom,
+    /// What happens.
+    pub trace: Trace,
+    /// What is wrong with it.
+    pub judge: Judge,
+    nodes: Vec<NodeWorld>,
+    objects: Arc<InMemory>,
+    phase: AtomicU8,
+    /// When everything was healed.
+    healed_at: Mutex<Option<Duration>>,
+    /// Producers that had a record acknowledged since, that was sent since; by number of their lane.
+    served: Mutex<std::collections::BTreeSet<u32>>,
+    /// Tasks of clients that are still at work in this phase.
+    busy: Mutex<std::collections::BTreeSet<String>>,
+}
+
+impl World {
+    /// A world in which nothing happened yet.
+    #[must_use]
+    pub fn new(seed: u64, shape: Shape, trace: Trace) -> Arc<Self> {
+        Arc::new(Self {
+            seed,
+            random: SeededRandom::new(seed ^ 0x0077_6f72_6c64),
+            trace,
+            judge: Judge::default(),
+            nodes: (0..shape.nodes).map(|_| NodeWorld::default()).collect(),
+            objects: Arc::new(InMemory::new()),
+            phase: AtomicU8::new(Phase::Start as u8),
+            healed_at: Mutex::default(),
+            served: Mutex::default(),
+            busy: Mutex::default(),
+            shape,
+        })
+    }
+
+    /// The machine of `node`, which counts from 1.
+    #[must_use]
+    pub fn node(&self, node: NodeId) -> &NodeWorld {
+        &self.nodes[usize::try_from(node.0 - 1).expect("nodes count from 1")]
+    }
+
+    /// All nodes.
+    pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.shape.nodes).map(NodeId)
+    }
+
+    /// The object store, as one broker reaches it.
+    pub fn objects(&self, _random: &Arc<SeededRandom>) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects) as Arc<dyn ObjectStore>
+    }
+
+    /// How far the run is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::SeqCst))]
+    }
+
+    /// Begins a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.trace.line("run", &format!("phase {phase:?}"));
+        if phase == Phase::Healed {
+            *self.healed_at.lock() = Some(self.trace.now());
+        }
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// A record of producer lane `lane` that was sent at `sent` was acknowledged.
+    pub fn acknowledged(&self, lane: u32, sent: Duration) {
+        if self.healed_at.lock().is_some_and(|healed| sent >= healed) {
+            self.served.lock().insert(lane);
+        }
+    }
+
+    /// Lanes of producers that were served since everything was healed.
+    #[must_use]
+    pub fn served(&self) -> usize {
+        self.served.lock().len()
+    }
+
+    /// `who` has something to do before the next phase may begin.
+    pub fn begin(&self, who: &str) {
+        self.busy.lock().insert(who.to_owned());
+    }
+
+    /// `who` is done with it.
+    pub fn done(&self, who: &str) {
+        self.busy.lock().remove(who);
+    }
+
+    /// Who is not done yet.
+    #[must_use]
+    pub fn busy(&self) -> Vec<String> {
+        self.busy.lock().iter().cloned().collect()
+    }
+}
