@@ -22,5 +22,5 @@ pub use fault::{FaultPlan, Faults};
 pub use layer::{Attempt, Layer, Layered, Operation};
 pub use limit::Limit;
 pub use local::PacedLocalStore;
-pub use location::{StoreError, StoreOptions, open, open_with};
+pub use location::{StoreError, StoreOptions, faulty, open, open_with};
 pub use retry::Retry;

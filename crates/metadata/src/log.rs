@@ -1,8 +1,9 @@
 //! The port to whatever keeps the Raft log and its snapshots. The broker implements it on files; here is the
-//! contract, an implementation in memory, and the suite that both must pass.
+//! contract, one in memory and one on a simulated disk, and the suite that all must pass.
 
 pub mod conformance;
 mod memory;
+mod simulated;
 
 use std::io;
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 pub use memory::MemoryLogStore;
+pub use simulated::{SimulatedLogDisk, SimulatedLogStore};
 
 /// Identity of a log entry: who led, in which term, and where in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -20,6 +20,12 @@ pub struct FaultPlan {
     pub fail_after: Vec<(Operation, u32)>,
     /// Delay before each operation.
     pub latency: Duration,
+    /// Up to so much more delay, at random: half of it before the operation, half after.
+    pub jitter: Duration,
+    /// Operations, in per mille, that hang for [`Self::hang`] and then fail, done or not.
+    pub hanging: u32,
+    /// How long those hang.
+    pub hang: Duration,
     /// Everything fails, as when the network is gone.
     pub unreachable: bool,
 }
@@ -49,13 +55,29 @@ impl Faults {
 
     fn hits(&self, faults: &[(Operation, u32)], operation: Operation) -> bool {
         let permille = faults.iter().find(|(of, _)| *of == operation).map_or(0, |(_, permille)| *permille);
+        self.strikes(permille)
+    }
+
+    fn strikes(&self, permille: u32) -> bool {
         permille > 0 && self.random.below(1000) < u64::from(permille)
+    }
+
+    /// Half of what `jitter` may amount to.
+    fn jitter(&self, jitter: Duration) -> Duration {
+        let half = u64::try_from(jitter.as_millis() / 2).unwrap_or(u64::MAX);
+        Duration::from_millis(if half == 0 { 0 } else { self.random.below(half + 1) })
     }
 }
 
 impl fmt::Debug for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("faults")
+    }
+}
+
+async fn wait(duration: Duration) {
+    if !duration.is_zero() {
+        tokio::time::sleep(duration).await;
     }
 }
 
@@ -72,16 +94,24 @@ impl Layer for Faults {
     ) -> impl Future<Output = Result<T>> + Send + 'a {
         async move {
             let plan = self.plan.lock().clone();
-            if !plan.latency.is_zero() {
-                tokio::time::sleep(plan.latency).await;
-            }
+            wait(plan.latency + self.jitter(plan.jitter)).await;
             if plan.unreachable {
                 return Err(injected("the store is unreachable"));
             }
             if self.hits(&plan.fail, operation) {
                 return Err(injected("failed before it was done"));
             }
+            if self.strikes(plan.hanging) {
+                let done = self.random.below(2) == 0;
+                if done {
+                    // What it answers is never heard.
+                    let _ = attempt().await;
+                }
+                wait(plan.hang).await;
+                return Err(injected("no answer in time"));
+            }
             let result = attempt().await;
+            wait(self.jitter(plan.jitter)).await;
             if self.hits(&plan.fail_after, operation) {
                 return Err(injected("failed after it was done"));
             }

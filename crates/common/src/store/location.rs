@@ -16,6 +16,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
+use super::fault::Faults;
 use super::layer::Layered;
 use super::limit::Limit;
 use super::local::PacedLocalStore;
@@ -88,11 +89,21 @@ pub fn open(url: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
 /// Opens the store at `url`: limited, and with retries of what may be repeated. Makes no request, but creates the
 /// directory of a `file` store.
 pub fn open_with(url: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let store = open_bare(url, options)?;
+    Ok(decorated(open_bare(url, options)?, options))
+}
+
+/// The store with faults, decorated as [`open_with`] decorates one: `store` may be shared by many nodes, each with faults
+/// of its own.
+#[must_use]
+pub fn faulty(store: Arc<dyn ObjectStore>, faults: &Arc<Faults>, options: &StoreOptions) -> Arc<dyn ObjectStore> {
+    decorated(Arc::new(Layered::new(store, Arc::clone(faults))), options)
+}
+
+fn decorated(store: Arc<dyn ObjectStore>, options: &StoreOptions) -> Arc<dyn ObjectStore> {
     let limited: Arc<dyn ObjectStore> =
         Arc::new(Layered::new(store, Arc::new(Limit::new(options.operations_in_flight))));
     let retry = Retry::new(options.attempts, Arc::clone(&options.random));
-    Ok(Arc::new(Layered::new(limited, Arc::new(retry))))
+    Arc::new(Layered::new(limited, Arc::new(retry)))
 }
 
 fn open_bare(url: &str, options: &StoreOptions) -> Result<Arc<dyn ObjectStore>, StoreError> {

@@ -150,3 +150,39 @@ async fn a_prefix_belongs_to_one_cluster() {
     faults.set_unreachable(true);
     assert!(matches!(claim_prefix(&store, "", "mine").await, Err(ClaimError::Store { .. })));
 }
+
+/// One seed, one run, whatever the store is asked: outages, failures before and after the effect, hangs.
+#[tokio::test(start_paused = true)]
+async fn faults_in_simulated_time_follow_from_the_seed() {
+    async fn run(seed: u64) -> (Vec<bool>, Vec<String>, Duration) {
+        let started = crate::clock::deadline(Duration::ZERO);
+        let random: Arc<dyn crate::Random> = Arc::new(SeededRandom::new(seed));
+        let plan = FaultPlan {
+            fail: vec![(Operation::Put, 100), (Operation::Get, 300)],
+            fail_after: vec![(Operation::Put, 200)],
+            latency: Duration::from_millis(10),
+            jitter: Duration::from_millis(40),
+            hanging: 20,
+            hang: Duration::from_secs(30),
+            unreachable: false,
+        };
+        let faults = Arc::new(Faults::new(plan, Arc::clone(&random)));
+        let bucket: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let options = StoreOptions { random, ..StoreOptions::default() };
+        let store = faulty(Arc::clone(&bucket), &faults, &options);
+        let mut outcomes = Vec::new();
+        for number in 0..100 {
+            let key = Path::from(format!("{number:03}"));
+            outcomes.push(store.put(&key, PutPayload::from_static(b"x")).await.is_ok());
+            outcomes.push(store.get(&key).await.is_ok());
+        }
+        let listed = bucket.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.expect("lists");
+        (outcomes, listed, crate::clock::deadline(Duration::ZERO) - started)
+    }
+    let (outcomes, listed, took) = run(7).await;
+    assert_eq!((outcomes.clone(), listed.clone(), took), run(7).await);
+    assert_ne!(outcomes, run(8).await.0);
+    let puts = outcomes.iter().step_by(2).filter(|ok| **ok).count();
+    assert!(listed.len() > puts && listed.len() < 100, "{} stored, {puts} told so", listed.len());
+    assert!(listed.is_sorted() && took > Duration::from_secs(33), "{took:?}");
+}

@@ -1,4 +1,4 @@
-//! A store in memory, for tests and simulation. Survives as long as the value does: a node restarted on the same
+//! A store in memory, for tests. Survives as long as the value does: a node restarted on the same
 //! store finds what it wrote.
 
 use std::collections::BTreeMap;
@@ -13,11 +13,12 @@ use super::{AppendDone, EntryId, LogBounds, LogRecord, RaftLogStore, SnapshotChu
 /// See the module.
 #[derive(Debug, Default)]
 pub struct MemoryLogStore {
-    inner: Mutex<Inner>,
+    inner: Mutex<Content>,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
+/// What a store holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Content {
     records: BTreeMap<u64, LogRecord>,
     vote: Option<Vote>,
     purged: Option<EntryId>,
@@ -26,72 +27,124 @@ struct Inner {
     bytes: u64,
 }
 
-#[async_trait::async_trait]
-impl RaftLogStore for MemoryLogStore {
-    fn bounds(&self) -> LogBounds {
-        let inner = self.inner.lock();
-        LogBounds {
-            vote: inner.vote,
-            purged: inner.purged,
-            last: inner.records.last_key_value().map(|(_, record)| record.id).or(inner.purged),
-            committed: inner.committed,
+/// A write to a store.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Append(Vec<LogRecord>),
+    TruncateAfter(Option<EntryId>),
+    Purge(EntryId),
+    Vote(Vote),
+    Committed(Option<EntryId>),
+    Snapshot(Vec<Bytes>),
+}
+
+impl Content {
+    pub(super) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Append(records) => {
+                self.bytes += payload_bytes(records.iter());
+                self.records.extend(records.into_iter().map(|record| (record.id.index, record)));
+            }
+            Change::TruncateAfter(last) => {
+                let gone = self.records.split_off(&last.map_or(0, |last| last.index + 1));
+                self.bytes -= payload_bytes(gone.values());
+            }
+            Change::Purge(upto) => {
+                self.records = self.records.split_off(&(upto.index + 1));
+                self.purged = self.purged.max(Some(upto));
+                self.bytes = payload_bytes(self.records.values());
+            }
+            Change::Vote(vote) => self.vote = Some(vote),
+            Change::Committed(committed) => self.committed = committed,
+            Change::Snapshot(chunks) => self.snapshot = Some(chunks),
         }
     }
 
-    fn append(&self, records: Vec<LogRecord>, done: AppendDone) {
-        {
-            let mut inner = self.inner.lock();
-            for record in records {
-                inner.bytes += record.payload.len() as u64;
-                inner.records.insert(record.id.index, record);
-            }
+    pub(super) fn bounds(&self) -> LogBounds {
+        LogBounds {
+            vote: self.vote,
+            purged: self.purged,
+            last: self.records.last_key_value().map(|(_, record)| record.id).or(self.purged),
+            committed: self.committed,
         }
+    }
+
+    pub(super) fn read(&self, range: Range<u64>) -> Vec<LogRecord> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        self.records.range(range).map(|(_, record)| record.clone()).collect()
+    }
+
+    pub(super) fn snapshot(&self) -> Option<SnapshotChunks> {
+        let chunks = self.snapshot.clone()?;
+        Some(Box::new(chunks.into_iter().map(Ok)))
+    }
+
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn snapshot_bytes(&self) -> u64 {
+        self.snapshot.iter().flatten().map(|chunk| chunk.len() as u64).sum()
+    }
+}
+
+fn payload_bytes<'a>(records: impl Iterator<Item = &'a LogRecord>) -> u64 {
+    records.map(|record| record.payload.len() as u64).sum()
+}
+
+/// The whole of a snapshot.
+pub(super) fn chunks_of(source: &SnapshotSource) -> io::Result<Vec<Bytes>> {
+    let mut chunks = Vec::new();
+    source(&mut |chunk| {
+        chunks.push(Bytes::copy_from_slice(chunk));
+        Ok(())
+    })?;
+    Ok(chunks)
+}
+
+#[async_trait::async_trait]
+impl RaftLogStore for MemoryLogStore {
+    fn bounds(&self) -> LogBounds {
+        self.inner.lock().bounds()
+    }
+
+    fn append(&self, records: Vec<LogRecord>, done: AppendDone) {
+        self.inner.lock().apply(Change::Append(records));
         done(Ok(()));
     }
 
     async fn truncate_after(&self, last: Option<EntryId>) -> io::Result<()> {
-        let first = last.map_or(0, |last| last.index + 1);
-        self.inner.lock().records.split_off(&first);
+        self.inner.lock().apply(Change::TruncateAfter(last));
         Ok(())
     }
 
     async fn purge(&self, upto: EntryId) -> io::Result<()> {
-        let mut inner = self.inner.lock();
-        inner.records = inner.records.split_off(&(upto.index + 1));
-        inner.purged = inner.purged.max(Some(upto));
-        inner.bytes = inner.records.values().map(|record| record.payload.len() as u64).sum();
+        self.inner.lock().apply(Change::Purge(upto));
         Ok(())
     }
 
     async fn read(&self, range: Range<u64>) -> io::Result<Vec<LogRecord>> {
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(self.inner.lock().records.range(range).map(|(_, record)| record.clone()).collect())
+        Ok(self.inner.lock().read(range))
     }
 
     async fn save_vote(&self, vote: Vote) -> io::Result<()> {
-        self.inner.lock().vote = Some(vote);
+        self.inner.lock().apply(Change::Vote(vote));
         Ok(())
     }
 
     fn note_committed(&self, committed: Option<EntryId>) {
-        self.inner.lock().committed = committed;
+        self.inner.lock().apply(Change::Committed(committed));
     }
 
     async fn save_snapshot(&self, _covers: Option<EntryId>, source: SnapshotSource) -> io::Result<()> {
-        let mut chunks = Vec::new();
-        source(&mut |chunk| {
-            chunks.push(Bytes::copy_from_slice(chunk));
-            Ok(())
-        })?;
-        self.inner.lock().snapshot = Some(chunks);
+        self.inner.lock().apply(Change::Snapshot(chunks_of(&source)?));
         Ok(())
     }
 
     async fn load_snapshot(&self) -> io::Result<Option<SnapshotChunks>> {
-        let chunks = self.inner.lock().snapshot.clone();
-        Ok(chunks.map(|chunks| Box::new(chunks.into_iter().map(Ok)) as SnapshotChunks))
+        Ok(self.inner.lock().snapshot())
     }
 
     fn is_stalled(&self) -> bool {
@@ -99,11 +152,10 @@ impl RaftLogStore for MemoryLogStore {
     }
 
     fn log_bytes(&self) -> u64 {
-        self.inner.lock().bytes
+        self.inner.lock().log_bytes()
     }
 
     fn snapshot_bytes(&self) -> u64 {
-        let inner = self.inner.lock();
-        inner.snapshot.iter().flatten().map(|chunk| chunk.len() as u64).sum()
+        self.inner.lock().snapshot_bytes()
     }
 }
