@@ -5,6 +5,7 @@ mod blocking;
 pub mod budget;
 pub mod clock;
 pub mod ids;
+pub mod planted;
 pub mod random;
 pub mod simulated_disk;
 pub mod store;

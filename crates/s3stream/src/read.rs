@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::Offset;
+use common::planted::{self, Bug};
 use common::supervisor::StopSignal;
 use futures::{StreamExt, stream};
 use wal::{BlockAddress, ReadError};
@@ -61,7 +62,10 @@ pub(crate) async fn fetch(
         let step = if in_log {
             fetch_log(stream, cursor, until, max_bytes, &mut fetched).await?
         } else {
-            fetch_objects(stream, cursor, until.min(committed), max_bytes, class, &mut fetched).await?
+            match fetch_objects(stream, cursor, until.min(committed), max_bytes, class, &mut fetched).await {
+                Err(_) if planted::is(Bug::FailedGetIsEmpty) => Step::Reached(until.min(committed)),
+                read => read?,
+            }
         };
         match step {
             Step::Reached(offset) if !fetched.slices.is_empty() || offset <= cursor => {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use common::planted::{self, Bug};
 use common::{Offset, StreamEpoch, StreamId};
 use uuid::Uuid;
 use wal::{RecordKind, RecordRef, SealedLog};
@@ -29,7 +30,7 @@ pub(crate) fn granted(records: Vec<RecordRef>, metadata: &StreamMetadata) -> Vec
     let mut kept = records;
     kept.retain(|record| {
         let (log, epoch) = (record.block.origin().map(|log| log.uuid()), record.meta.stream_epoch);
-        if !metadata.is_granted(epoch) {
+        if !metadata.is_granted(epoch) && !planted::is(Bug::CountVoidEpochs) {
             return false;
         }
         match newest.iter_mut().find(|(known, _)| *known == log) {

@@ -11,6 +11,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::planted::{self, Bug};
 use common::{Lsn, NodeEpoch};
 use futures::channel::oneshot;
 use parking_lot::Mutex;
@@ -161,10 +162,12 @@ impl Shared {
     /// Whether what was flushed may be published now; an error if it never will.
     pub(crate) fn gate_is_open(&self) -> Result<bool, FlushError> {
         match &self.gate {
-            Some(gate) if !gate.is_open() => match self.state.lock().core.is_closing() {
-                true => Err(FlushError::NoLease),
-                false => Ok(false),
-            },
+            Some(gate) if !gate.is_open() && !planted::is(Bug::SkipPublicationGate) => {
+                match self.state.lock().core.is_closing() {
+                    true => Err(FlushError::NoLease),
+                    false => Ok(false),
+                }
+            }
             _ => Ok(true),
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::planted::{self, Bug};
 use common::{Clock, NodeEpoch, NodeId, StreamEpoch, StreamId};
 use metadata::{Command, Outcome};
 use s3stream::{Stream, StreamStore};
@@ -225,6 +226,9 @@ impl Mover {
         }
         let streams: Vec<_> = left.iter().map(|(partition, epoch)| (partition.stream().id(), *epoch)).collect();
         let gone = loop {
+            if planted::is(Bug::ResumeWithoutCancelling) {
+                break vec![false; left.len()];
+            }
             let cancel = Command::CancelMove { source: self.life, streams: streams.clone() };
             match self.member.metadata.submit(cancel).await {
                 Ok(Outcome::Moved { committed }) => break committed,

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use common::Offset;
+use common::planted::{self, Bug};
 use parking_lot::Mutex;
 use s3stream::{CheckpointSource, FetchError, Stream};
 
@@ -52,6 +53,9 @@ impl Partition {
         if from < stream.next_offset() {
             let heads = stream.heads(from).await?;
             heads.iter().filter(|head| head.next_offset > from).for_each(|head| state.replay(head, now_ms));
+        }
+        if planted::is(Bug::ForgetProducers) {
+            state.producers = ProducerStates::default();
         }
         if let Some(newest) = stream.newest_lsn() {
             // An earlier opening in this process may have appended what is not durable yet, and from here on

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use common::planted::{self, Bug};
 use common::{NodeEpoch, NodeId, ObjectId, Offset, StreamId};
 
 use super::{State, require_current, wals};
@@ -18,7 +19,10 @@ pub(super) fn commit(
     objects: &[NewObject],
     replaces: &[ObjectId],
 ) -> Result<Outcome, Refusal> {
-    require_current(state, owner.0, owner.1)?;
+    let current = require_current(state, owner.0, owner.1);
+    if !planted::is(Bug::SkipEpochCheck) {
+        current?;
+    }
     require_sound(state, objects)?;
     let replaces: HashSet<ObjectId> = replaces.iter().copied().collect();
     let mut committed = Vec::new();
@@ -97,7 +101,8 @@ fn commit_slice(
     replaces: &HashSet<ObjectId>,
 ) -> bool {
     let Some(stream) = state.streams.get(&slice.stream) else { return false };
-    if stream.epoch != slice.epoch || stream.owner != Some(owner) {
+    let is_owners = stream.epoch == slice.epoch && stream.owner == Some(owner);
+    if !is_owners && !planted::is(Bug::SkipEpochCheck) {
         return false;
     }
     let stream_start = stream.start;

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use common::planted::{self, Bug};
 use common::{Lsn, NodeId};
 use uuid::Uuid;
 
@@ -162,7 +163,11 @@ impl Writer {
 
     /// The second step: what was written becomes durable. The last one is [`Self::check_seal`].
     pub(crate) fn sync(&self, device: &dyn WalDevice) -> io::Result<()> {
-        device.sync(&self.touched)
+        if planted::is(Bug::AckBeforeFsync) {
+            return Ok(());
+        }
+        let synced = device.sync(&self.touched);
+        if planted::is(Bug::AckAfterFailedFsync) { Ok(()) } else { synced }
     }
 
     fn start_segment(&mut self, device: &dyn WalDevice, block: &SealedBlock, trim: Lsn) -> io::Result<()> {
@@ -190,7 +195,7 @@ impl Writer {
 
     /// Reads the seal of a shared log, past any cache: what was made durable before may be published if it is open.
     pub(crate) fn check_seal(&mut self, device: &dyn WalDevice) -> Result<(), FlushError> {
-        if !self.author.checks_seal {
+        if !self.author.checks_seal || planted::is(Bug::SkipSealCheck) {
             return Ok(());
         }
         device.read_seal(&mut self.page)?;
