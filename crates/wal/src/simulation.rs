@@ -80,7 +80,7 @@ impl SimulatedDisks {
     /// killed.
     pub fn cut_power(&self, node: NodeId) {
         for log in self.logs.lock().values().filter(|log| log.superblock.node == node) {
-            log.image.lock().lose_power(&*self.random);
+            log.lose_power();
         }
     }
 
@@ -131,7 +131,8 @@ impl SimulatedDisks {
         let path = config.location.path();
         let make = || {
             let uuid = uuid_of(path).unwrap_or_else(|| self.random.uuid());
-            Arc::new(StoredLog::new(path.to_owned(), new_superblock(config, uuid, config.capacity_bytes)))
+            let superblock = new_superblock(config, uuid, config.capacity_bytes);
+            Arc::new(StoredLog::new(path.to_owned(), superblock, &self.random))
         };
         Arc::clone(self.logs.lock().entry(path.to_owned()).or_insert_with(make))
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::Lsn;
 use common::simulated_disk::{DiskLife, DiskStep};
+use common::{Lsn, Random};
 use parking_lot::Mutex;
 
 use crate::OpenError;
@@ -24,6 +24,7 @@ pub(super) struct StoredLog {
     pub(super) path: PathBuf,
     pub(super) superblock: Superblock,
     pub(super) image: Mutex<Image>,
+    random: Arc<dyn Random>,
     /// What its owners have acknowledged, in all their lives.
     pub(super) published: Mutex<Lsn>,
     lock: Arc<Mutex<Option<DiskLife>>>,
@@ -58,7 +59,7 @@ impl Drop for Held {
 
 impl StoredLog {
     /// A log that was just made.
-    pub(super) fn new(path: PathBuf, superblock: Superblock) -> Self {
+    pub(super) fn new(path: PathBuf, superblock: Superblock, random: &Arc<dyn Random>) -> Self {
         let mut image = Image::default();
         for id in 0..2 {
             image.grow(Slot { id, usable: superblock.segment_bytes });
@@ -67,7 +68,13 @@ impl StoredLog {
         SealSector::open(superblock.uuid).encode(&mut page);
         image.write_seal(&page);
         let (image, published) = (Mutex::new(image), Mutex::default());
-        Self { path, superblock, image, published, lock: Arc::default(), turn: Arc::default() }
+        let (random, lock, turn) = (Arc::clone(random), Arc::default(), Arc::default());
+        Self { path, superblock, image, random, published, lock, turn }
+    }
+
+    /// The power of the disk fails.
+    pub(super) fn lose_power(&self) {
+        self.image.lock().lose_power(&*self.random);
     }
 
     /// Takes the owner's lock.
@@ -124,7 +131,13 @@ impl WalDevice for Handle {
     }
 
     fn sync(&self, slots: &[u32]) -> io::Result<()> {
-        self.admit(DiskStep::Sync)?;
+        if let Err(error) = self.admit(DiskStep::Sync) {
+            if self.life.as_ref().is_some_and(|life| !life.is_over()) {
+                // As a kernel does: the next sync would find nothing left to do, and succeed.
+                self.log.lose_power();
+            }
+            return Err(error);
+        }
         self.log.image.lock().sync(slots);
         Ok(())
     }

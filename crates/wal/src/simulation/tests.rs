@@ -173,6 +173,9 @@ fn a_frozen_disk_acknowledges_nothing_and_a_failing_one_never_again() {
         opened.wal.trim(opened.wal.durable().get());
         rig.work(&opened, Duration::from_secs(5)).await;
         assert!(opened.wal.durable().is_failed());
+        drop(opened);
+        let opened = rig.open().await;
+        assert!(opened.recovered.end >= before, "what was acknowledged is there");
     });
 }
 
