@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use broker::Machine;
 use broker::meta_properties::{MetaError, MetaProperties};
+use common::simulated_disk::DiskLife;
+use common::store::{StoreOptions, faulty};
 use common::{Clock, NodeId, Random, SeededRandom};
 use futures::future::BoxFuture;
-use metadata::log::RaftLogStore;
+use metadata::log::{RaftLogStore, SimulatedLogStore};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use wal::Logs;
@@ -40,9 +42,10 @@ impl Clocks {
         self.inner.lock().wall_offset_ms += by_ms;
     }
 
-    /// Stops the clocks of a machine that does nothing, as its software sees them: it will not know how long it was.
-    pub fn freeze(&self, now: Duration) {
-        self.inner.lock().frozen = Some(now);
+    /// Stops the boot-time clock of a machine that does nothing, as its software sees it: it does not know yet how long it was.
+    pub fn freeze(&self) {
+        let mut inner = self.inner.lock();
+        inner.frozen = Some(inner.last);
     }
 
     /// Lets them go on, from the true time.
@@ -66,19 +69,21 @@ impl Clock for Clocks {
     }
 }
 
-/// One machine, as the broker on it sees it. What is durable lives in the [`World`].
+/// One machine, as one process on it sees it. What is durable lives in the [`World`].
 pub struct SimulatedMachine {
     world: Arc<World>,
     node: NodeId,
     random: Arc<SeededRandom>,
+    life: DiskLife,
 }
 
 impl SimulatedMachine {
-    /// The machine of `node` during one life.
+    /// The machine of `node`, for a new process; the one before it has ended.
     #[must_use]
     pub fn new(world: &Arc<World>, node: NodeId) -> Self {
         let random = Arc::new(SeededRandom::new(world.random.next_u64()));
-        Self { world: Arc::clone(world), node, random }
+        let life = world.node(node).disk.begin_life();
+        Self { world: Arc::clone(world), node, random, life }
     }
 }
 
@@ -101,14 +106,16 @@ impl Machine for SimulatedMachine {
     }
 
     fn raft_log(&self, _directory: PathBuf) -> BoxFuture<'_, io::Result<Arc<dyn RaftLogStore>>> {
-        Box::pin(async { Ok(self.world.node(self.node).raft_log()) })
+        let log = SimulatedLogStore::open(&self.world.node(self.node).raft, self.life.clone());
+        Box::pin(async { Ok(Arc::new(log) as Arc<dyn RaftLogStore>) })
     }
 
     fn logs(&self) -> Arc<dyn Logs> {
-        self.world.node(self.node).logs()
+        Arc::new(self.world.disks.logs(self.life.clone()))
     }
 
     fn objects(&self, _url: &str) -> Result<Arc<dyn ObjectStore>, String> {
-        Ok(self.world.objects(&self.random))
+        let options = StoreOptions { random: self.random(), ..StoreOptions::default() };
+        Ok(faulty(Arc::clone(&self.world.objects), &self.world.node(self.node).faults, &options))
     }
 }

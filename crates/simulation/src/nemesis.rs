@@ -1,22 +1,31 @@
 //! What goes wrong, and when: drawn from the seed before the run begins.
 
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use common::store::{FaultPlan, Operation};
 use common::{NodeId, Random, SeededRandom};
 use turmoil::Sim;
 
 use crate::node::host;
-use crate::world::World;
+use crate::world::{Order, World, sound_store};
 
 /// Something that is done to the cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// kill -9: the process is gone, what it wrote is there.
     Kill(NodeId),
-    /// The process is started again.
-    Start(NodeId),
+    /// The host is gone without a word, and of what was not synced anything may be lost.
+    CutPower(NodeId),
     /// The process is asked to stop, as by SIGTERM.
     Stop(NodeId),
+    /// The process is started again.
+    Start(NodeId),
+    /// Nothing on the host goes on, as by SIGSTOP.
+    Freeze(NodeId),
+    /// It goes on.
+    Thaw(NodeId),
     /// Messages from the first to the second host are dropped.
     Cut(String, String),
     /// They are delivered again.
@@ -27,129 +36,273 @@ pub enum Action {
     Release(String, String),
     /// The wall clock of a node jumps by so many milliseconds.
     Jump(NodeId, i64),
+    /// A disk takes so many times as long.
+    SlowDisk(NodeId, u32),
+    /// A disk has no room for growth, or has again.
+    FullDisk(NodeId, bool),
+    /// The next sync of a disk fails.
+    FailSync(NodeId),
+    /// The object store gets into trouble.
+    Store(StoreTrouble),
+    /// An operator wants something.
+    Order(Order),
+}
+
+/// What may be wrong with the object store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreTrouble {
+    /// Nothing.
+    None,
+    /// It cannot be reached.
+    Down,
+    /// Operations fail, some after they were done; some hang.
+    Failing,
+    /// Operations take long.
+    Slow,
+}
+
+impl StoreTrouble {
+    fn plan(self) -> FaultPlan {
+        let sound = sound_store();
+        let all =
+            [Operation::Put, Operation::Multipart, Operation::Get, Operation::Head, Operation::Delete, Operation::List];
+        match self {
+            Self::None => sound,
+            Self::Down => FaultPlan { unreachable: true, ..sound },
+            Self::Failing => FaultPlan {
+                fail: all.iter().map(|operation| (*operation, 200)).collect(),
+                fail_after: all.iter().map(|operation| (*operation, 150)).collect(),
+                hanging: 50,
+                hang: Duration::from_secs(3),
+                ..sound
+            },
+            Self::Slow => FaultPlan { jitter: Duration::from_millis(1500), ..sound },
+        }
+    }
 }
 
 /// Actions by the time from the beginning of the faults, in order.
-#[derive(Debug)]
-pub struct Plan {
-    /// What happens when.
-    pub actions: Vec<(Duration, Action)>,
+pub struct Nemesis {
+    actions: VecDeque<(Duration, Action)>,
     /// How long faults strike.
     pub length: Duration,
+    /// How many there are.
+    pub faults: u64,
+    /// Processes that are to run.
+    wanted: BTreeSet<NodeId>,
 }
 
 /// Hosts from which clients work.
 pub const CLIENT_HOSTS: [&str; 2] = ["c1", "c2"];
 
-fn millis(random: &dyn Random, from: u64, to: u64) -> Duration {
-    Duration::from_millis(from + random.below(to - from))
-}
+/// Most milliseconds a fault lasts: longer than a lease.
+const FAULT_MS: u64 = 12_000;
 
 /// Draws a plan.
-#[must_use]
-pub fn draw(seed: u64, nodes: i32) -> Plan {
-    let random = SeededRandom::new(seed ^ 0x006e_656d_6573_6973);
-    let length = millis(&random, 6_000, 14_000);
-    let faults = 1 + random.below(6);
-    let mut actions = Vec::new();
-    for _ in 0..faults {
-        let at = millis(&random, 200, u64::try_from(length.as_millis()).unwrap_or(1_000));
-        draw_one(&random, nodes, at, &mut actions);
-    }
-    actions.sort_by_key(|(at, _)| *at);
-    Plan { actions, length }
+struct Draw {
+    random: SeededRandom,
+    nodes: i32,
+    partitions: u32,
+    actions: Vec<(Duration, Action)>,
 }
 
-fn draw_one(random: &dyn Random, nodes: i32, at: Duration, actions: &mut Vec<(Duration, Action)>) {
-    let node = NodeId(1 + i32::try_from(random.below(u64::from(nodes.unsigned_abs()))).unwrap_or(0));
-    let until = at + millis(random, 50, 5_000);
-    let other = another(random, nodes, node);
-    let name = host(node);
-    match random.below(8) {
-        0 | 1 => actions.extend([(at, Action::Kill(node)), (until, Action::Start(node))]),
-        2 => actions.extend([(at, Action::Stop(node)), (until, Action::Start(node))]),
-        3 => {
-            actions.extend([(at, Action::Cut(name.clone(), other.clone())), (until, Action::Mend(name, other))]);
-        }
-        4 => {
-            for (from, to) in [(name.clone(), other.clone()), (other, name)] {
-                let cut = Action::Cut(from.clone(), to.clone());
-                actions.extend([(at, cut), (until, Action::Mend(from, to))]);
-            }
-        }
-        5 => {
-            actions.extend([(at, Action::Hold(name.clone(), other.clone())), (until, Action::Release(name, other))]);
-        }
-        6 => {
-            for peer in (1..=nodes).map(NodeId).filter(|peer| *peer != node).map(host) {
-                for (from, to) in [(name.clone(), peer.clone()), (peer, name.clone())] {
-                    let cut = Action::Cut(from.clone(), to.clone());
-                    actions.extend([(at, cut), (until, Action::Mend(from, to))]);
+impl Draw {
+    fn millis(&self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.random.below(to - from))
+    }
+
+    fn node(&self) -> NodeId {
+        NodeId(1 + i32::try_from(self.random.below(u64::from(self.nodes.unsigned_abs()))).unwrap_or(0))
+    }
+
+    fn hosts_but(&self, node: NodeId) -> Vec<String> {
+        let others = (1..=self.nodes).map(NodeId).filter(|other| *other != node).map(host);
+        others.chain(CLIENT_HOSTS.map(str::to_owned)).collect()
+    }
+
+    /// One fault, from `at` until it is over.
+    fn fault(&mut self, at: Duration) {
+        let node = self.node();
+        // Most faults are short beside a lease, some outlast it.
+        let until = at + if self.random.below(3) == 0 { self.millis(1_000, FAULT_MS) } else { self.millis(20, 2_000) };
+        let mut hosts = self.hosts_but(node);
+        let other = hosts[usize::try_from(self.random.below(hosts.len() as u64)).unwrap_or(0)].clone();
+        let name = host(node);
+        let both = |first: Action, then: Action| vec![(at, first), (until, then)];
+        let cut = |from: &str, to: &str| {
+            both(Action::Cut(from.to_owned(), to.to_owned()), Action::Mend(from.to_owned(), to.to_owned()))
+        };
+        let actions = match self.random.below(18) {
+            0 | 1 | 2 => both(Action::Kill(node), Action::Start(node)),
+            3 | 4 => both(Action::CutPower(node), Action::Start(node)),
+            5 => both(Action::Stop(node), Action::Start(node)),
+            6 | 7 => both(Action::Freeze(node), Action::Thaw(node)),
+            8 => cut(&name, &other),
+            9 => cut(&other, &name),
+            10 => {
+                // Off the network, whole or among brokers alone.
+                if self.random.below(2) == 0 {
+                    hosts.retain(|other| !CLIENT_HOSTS.contains(&other.as_str()));
                 }
+                hosts.iter().flat_map(|other| [cut(&name, other), cut(other, &name)]).flatten().collect()
+            }
+            11 => both(Action::Hold(name.clone(), other.clone()), Action::Release(name, other)),
+            12 => {
+                let hour = 3_600_000;
+                let by = i64::try_from(self.random.below(2 * hour)).unwrap_or(0) - i64::try_from(hour).unwrap_or(0);
+                vec![(at, Action::Jump(node, by))]
+            }
+            13 => {
+                let times = 2 + u32::try_from(self.random.below(20)).unwrap_or(0);
+                both(Action::SlowDisk(node, times), Action::SlowDisk(node, 1))
+            }
+            14 => match self.random.below(2) {
+                0 => both(Action::FullDisk(node, true), Action::FullDisk(node, false)),
+                _ => vec![(at, Action::FailSync(node))],
+            },
+            15 => {
+                let kinds = [StoreTrouble::Down, StoreTrouble::Failing, StoreTrouble::Slow];
+                let kind = kinds[usize::try_from(self.random.below(3)).unwrap_or(0)];
+                both(Action::Store(kind), Action::Store(StoreTrouble::None))
+            }
+            16 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
+            _ => {
+                let partition = u32::try_from(self.random.below(u64::from(self.partitions))).unwrap_or(0);
+                vec![(at, Action::Order(Order::Move(partition, node)))]
+            }
+        };
+        self.actions.extend(actions);
+    }
+}
+
+impl Nemesis {
+    /// Draws what will happen.
+    #[must_use]
+    pub fn new(seed: u64, nodes: i32, partitions: u32) -> Self {
+        let random = SeededRandom::new(seed ^ 0x006e_656d_6573_6973);
+        let mut draw = Draw { random, nodes, partitions, actions: Vec::new() };
+        let length_ms = 4_000 + draw.random.below(12_000);
+        let faults = 1 + draw.random.below(8);
+        for _ in 0..faults {
+            let at = draw.millis(100, length_ms);
+            draw.fault(at);
+        }
+        if draw.random.below(4) == 0 {
+            // A rolling restart.
+            for (turn, node) in (0..).zip(1..=nodes) {
+                let at = Duration::from_millis(length_ms / 8 + turn * length_ms / 4);
+                let stop = (at, Action::Stop(NodeId(node)));
+                draw.actions.extend([stop, (at + Duration::from_millis(500), Action::Start(NodeId(node)))]);
             }
         }
-        _ => {
-            let hour = 3_600_000;
-            let by = i64::try_from(random.below(2 * hour)).unwrap_or(0) - i64::try_from(hour).unwrap_or(0);
-            actions.push((at, Action::Jump(node, by)));
+        draw.actions.sort_by_key(|(at, _)| *at);
+        Self {
+            actions: draw.actions.into(),
+            length: Duration::from_millis(length_ms),
+            faults,
+            wanted: (1..=nodes).map(NodeId).collect(),
+        }
+    }
+
+    /// Does everything that is due `since` the beginning.
+    pub fn strike(&mut self, sim: &mut Sim<'_>, world: &World, since: Duration) {
+        while let Some((_, action)) = self.actions.pop_front_if(|(at, _)| *at <= since) {
+            self.apply(&action, sim, world);
+        }
+        self.revive(sim, world);
+    }
+
+    /// Mends everything, and gives up what was still to come.
+    pub fn heal(&mut self, sim: &mut Sim<'_>, world: &World) {
+        self.actions.clear();
+        let hosts: Vec<String> = world.node_ids().map(host).chain(CLIENT_HOSTS.map(str::to_owned)).collect();
+        for (index, a) in hosts.iter().enumerate() {
+            for b in &hosts[..index] {
+                sim.repair(a.as_str(), b.as_str());
+                sim.release(a.as_str(), b.as_str());
+            }
+        }
+        for node in world.node_ids() {
+            let machine = world.node(node);
+            machine.disk.set_slowness(1);
+            machine.disk.set_full(false);
+            machine.disk.fail_syncs(0);
+            machine.disk.set_frozen(false);
+            machine.clocks.thaw();
+            machine.faults.set(sound_store());
+            world.orders.lock().push_back(Order::Resume(node));
+            self.wanted.insert(node);
+        }
+        self.revive(sim, world);
+    }
+
+    /// Starts the processes that do not run and should, as whoever looks after services does.
+    pub fn revive(&mut self, sim: &mut Sim<'_>, world: &World) {
+        for node in &self.wanted {
+            if !sim.is_host_running(host(*node)) {
+                let machine = world.node(*node);
+                machine.stop.store(false, Ordering::SeqCst);
+                sim.bounce(host(*node));
+            }
+        }
+    }
+
+    fn apply(&mut self, action: &Action, sim: &mut Sim<'_>, world: &World) {
+        world.trace.line("nemesis", &format!("{action:?}"));
+        match action {
+            Action::Kill(node) => self.kill(sim, world, *node),
+            Action::CutPower(node) => {
+                let others: Vec<String> = world.node_ids().map(host).chain(CLIENT_HOSTS.map(str::to_owned)).collect();
+                let others: Vec<String> = others.into_iter().filter(|other| *other != host(*node)).collect();
+                // Nobody is told, as a process that is killed has its kernel tell.
+                others.iter().for_each(|other| sim.partition_oneway(host(*node), other.as_str()));
+                self.kill(sim, world, *node);
+                others.iter().for_each(|other| sim.repair_oneway(host(*node), other.as_str()));
+                world.disks.cut_power(*node);
+                world.node(*node).raft.cut_power(&world.random);
+            }
+            Action::Stop(node) => {
+                self.wanted.remove(node);
+                world.node(*node).stop.store(true, Ordering::SeqCst);
+            }
+            Action::Start(node) => drop(self.wanted.insert(*node)),
+            Action::Freeze(node) => {
+                world.node(*node).disk.set_frozen(true);
+                world.node(*node).clocks.freeze();
+                each_other(world, *node, |other| sim.hold(host(*node), other));
+            }
+            Action::Thaw(node) => {
+                world.node(*node).clocks.thaw();
+                world.node(*node).disk.set_frozen(false);
+                each_other(world, *node, |other| sim.release(host(*node), other));
+            }
+            Action::Cut(from, to) => sim.partition_oneway(from.as_str(), to.as_str()),
+            Action::Mend(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
+            Action::Hold(a, b) => sim.hold(a.as_str(), b.as_str()),
+            Action::Release(a, b) => sim.release(a.as_str(), b.as_str()),
+            Action::Jump(node, by) => world.node(*node).clocks.jump(*by),
+            Action::SlowDisk(node, times) => world.node(*node).disk.set_slowness(*times),
+            Action::FullDisk(node, full) => world.node(*node).disk.set_full(*full),
+            Action::FailSync(node) => {
+                world.node(*node).may_fail.store(true, Ordering::SeqCst);
+                world.node(*node).disk.fail_syncs(1);
+            }
+            Action::Store(trouble) => world.node_ids().for_each(|node| world.node(node).faults.set(trouble.plan())),
+            Action::Order(order) => world.orders.lock().push_back(*order),
+        }
+    }
+
+    fn kill(&mut self, sim: &mut Sim<'_>, world: &World, node: NodeId) {
+        self.wanted.remove(&node);
+        // First the disk: what is dropped with the process must not write.
+        world.node(node).disk.kill();
+        if sim.is_host_running(host(node)) {
+            sim.crash(host(node));
         }
     }
 }
 
-/// Another broker's host, or a clients'.
-fn another(random: &dyn Random, nodes: i32, node: NodeId) -> String {
-    let mut others: Vec<String> = (1..=nodes).map(NodeId).filter(|other| *other != node).map(host).collect();
-    others.extend(CLIENT_HOSTS.map(str::to_owned));
-    let chosen = usize::try_from(random.below(others.len() as u64)).unwrap_or(0);
-    others.swap_remove(chosen)
-}
-
-impl Action {
-    /// Does it.
-    pub fn apply(&self, sim: &mut Sim<'_>, world: &World) {
-        world.trace.line("nemesis", &format!("{self:?}"));
-        match self {
-            Self::Kill(node) => sim.crash(host(*node)),
-            Self::Start(node) => start(sim, world, *node),
-            Self::Stop(node) => world.node(*node).stop.store(true, std::sync::atomic::Ordering::SeqCst),
-            Self::Cut(from, to) => sim.partition_oneway(from.as_str(), to.as_str()),
-            Self::Mend(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
-            Self::Hold(a, b) => sim.hold(a.as_str(), b.as_str()),
-            Self::Release(a, b) => sim.release(a.as_str(), b.as_str()),
-            Self::Jump(node, by) => world.node(*node).clocks.jump(*by),
-        }
-    }
-}
-
-/// Starts a process that does not run. One that still stops is let finish first: see [`heal`].
-fn start(sim: &mut Sim<'_>, world: &World, node: NodeId) {
-    let machine = world.node(node);
-    if sim.is_host_running(host(node)) {
-        return;
-    }
-    machine.stop.store(false, std::sync::atomic::Ordering::SeqCst);
-    machine.clocks.thaw();
-    sim.bounce(host(node));
-}
-
-/// Mends everything that does not need the processes to run.
-pub fn heal(sim: &mut Sim<'_>, world: &World) {
-    let mut hosts: Vec<String> = world.node_ids().map(host).collect();
-    hosts.extend(CLIENT_HOSTS.map(str::to_owned));
-    for (index, a) in hosts.iter().enumerate() {
-        for b in &hosts[..index] {
-            sim.repair(a.as_str(), b.as_str());
-            sim.release(a.as_str(), b.as_str());
-        }
-    }
-}
-
-/// Starts every process that does not run.
-pub fn revive(sim: &mut Sim<'_>, world: &World) {
-    for node in world.node_ids() {
-        if !sim.is_host_running(host(node)) {
-            world.trace.line("nemesis", &format!("Start({node:?})"));
-            start(sim, world, node);
-        }
-    }
+fn each_other(world: &World, node: NodeId, mut act: impl FnMut(String)) {
+    let others = world.node_ids().filter(|other| *other != node).map(host);
+    others.chain(CLIENT_HOSTS.map(str::to_owned)).for_each(&mut act);
 }

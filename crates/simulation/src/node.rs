@@ -7,6 +7,7 @@ use std::time::Duration;
 use broker::config::{BrokerConfig, Properties};
 use broker::{Ending, RunningBroker, start_on};
 use common::{NodeId, Random as _};
+use metadata::{Command, Outcome};
 
 use crate::machine::SimulatedMachine;
 use crate::world::World;
@@ -27,8 +28,6 @@ pub fn host(node: NodeId) -> String {
 pub fn config(world: &World, node: NodeId) -> BrokerConfig {
     let voters: Vec<String> = world.node_ids().map(|id| format!("{id}@{}:{PEER_PORT}", host(id))).collect();
     let name = host(node);
-    let place = std::env::temp_dir().join(format!("ottla-sim-{}", std::process::id()));
-    let place = place.display();
     let text = format!(
         "node.id={node}\n\
          process.roles=broker,controller\n\
@@ -36,7 +35,7 @@ pub fn config(world: &World, node: NodeId) -> BrokerConfig {
          advertised.listeners=PLAINTEXT://{name}:{CLIENT_PORT},CONTROLLER://{name}:{PEER_PORT}\n\
          controller.listener.names=CONTROLLER\n\
          listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
-         ottla.wal.url=file://{place}/{name}\n\
+         ottla.wal.url=file:///simulated/{name}/wal\n\
          controller.quorum.voters={}\n\
          log.dirs=/simulated/{name}\n\
          ottla.wal.class=shared\n\
@@ -48,15 +47,15 @@ pub fn config(world: &World, node: NodeId) -> BrokerConfig {
     );
     let properties = Properties::parse(&text).expect("properties");
     let (config, _) = BrokerConfig::load(properties, true).expect("a sound configuration");
-    BrokerConfig { wal_capacity_bytes: 160 << 20, upload_bytes: 1 << 20, log_cache_bytes: 8 << 20, ..config }
+    BrokerConfig { upload_bytes: 512 << 10, log_cache_bytes: 8 << 20, ..config }
 }
 
 /// Runs the process until it is told to stop, or cannot go on.
 pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
     let name = host(node);
+    let machine = SimulatedMachine::new(&world, node);
     loop {
         world.judge.source_lost(node.0.unsigned_abs());
-        let machine = SimulatedMachine::new(&world, node);
         world.trace.line(&name, "starts");
         let running = match start_on(config(&world, node), &machine).await {
             Ok(running) => running,
@@ -94,6 +93,15 @@ async fn life(world: &World, node: NodeId, running: &RunningBroker) -> Option<En
     let told = async {
         while !world.node(node).stop.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(20)).await;
+            let drains = std::mem::take(&mut *world.node(node).drains.lock());
+            for (draining, answer) in drains {
+                let set = running.broker().metadata.submit(Command::SetDraining { node, draining }).await;
+                // The operator may have given up.
+                let _ = answer.send(match set {
+                    Ok(Outcome::Done) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                });
+            }
         }
     };
     tokio::select! {

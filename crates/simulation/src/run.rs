@@ -9,9 +9,9 @@ use turmoil::{Builder, Sim};
 
 use crate::client::member::Member;
 use crate::client::producer::Producer;
-use crate::client::{follower, observer, producer, reader, setup};
+use crate::client::{follower, observer, operator, producer, reader, setup};
 use crate::machine::EPOCH_MS;
-use crate::nemesis::{self, CLIENT_HOSTS, Plan};
+use crate::nemesis::{CLIENT_HOSTS, Nemesis};
 use crate::node;
 use crate::trace::Trace;
 use crate::world::{Phase, Shape, World};
@@ -52,9 +52,9 @@ pub fn run(settings: &Settings) -> std::io::Result<Outcome> {
     (0..world.shape.lanes()).for_each(|lane| world.begin(&producer::name(lane)));
     (0..world.shape.partitions).for_each(|partition| world.begin(&reader::name(partition)));
     let mut sim = build(&world);
-    let plan = nemesis::draw(settings.seed, world.shape.nodes);
+    let mut nemesis = Nemesis::new(settings.seed, world.shape.nodes, world.shape.partitions);
     let mut defects = Vec::new();
-    if let Err(defect) = play(&mut sim, &world, &plan) {
+    if let Err(defect) = play(&mut sim, &world, &mut nemesis) {
         defects.push(defect);
     }
     let (verdict, complaints) = world.judge.finish();
@@ -67,10 +67,7 @@ pub fn run(settings: &Settings) -> std::io::Result<Outcome> {
     let seconds = sim.elapsed().as_secs_f64();
     let summary = format!(
         "{seconds:.1} s simulated, {} faults, {} acked, {} unknown, {} polled, trace {lines} lines {hash:016x}",
-        plan.actions.len(),
-        verdict.acked,
-        verdict.unknown,
-        verdict.records_polled,
+        nemesis.faults, verdict.acked, verdict.unknown, verdict.records_polled,
     );
     let newest = world.trace.newest();
     // Its hosts hold what belongs to the simulation, which cannot be entered any more.
@@ -111,6 +108,7 @@ async fn clients(world: Arc<World>, host: u32) -> turmoil::Result {
     let mut tasks = tokio::task::JoinSet::new();
     if host == 0 {
         tasks.spawn_local(setup::run(Arc::clone(&world)));
+        tasks.spawn_local(operator::run(Arc::clone(&world)));
         for node in world.node_ids() {
             tasks.spawn_local(observer::run(Arc::clone(&world), node));
         }
@@ -142,6 +140,7 @@ fn steps(
     loop {
         // Often enough for what takes seconds.
         if sim.elapsed().subsec_millis().is_multiple_of(20) {
+            world.disks.check()?;
             let Some(reason) = done(sim) else { return Ok(()) };
             if sim.elapsed() >= until {
                 return Err(format!("after {within:?} in phase {:?}: {reason}", world.phase()));
@@ -153,36 +152,33 @@ fn steps(
 }
 
 /// All phases.
-fn play(sim: &mut Sim<'_>, world: &World, plan: &Plan) -> Result<(), String> {
+fn play(sim: &mut Sim<'_>, world: &World, nemesis: &mut Nemesis) -> Result<(), String> {
     let waiting = |what: &str, who: Vec<String>| (!who.is_empty()).then(|| format!("{what}: {}", who.join(", ")));
     let busy_with = |prefix: &str| world.busy().into_iter().filter(|who| who.starts_with(prefix)).collect();
     steps(sim, world, LIVENESS, |_| waiting("not there", busy_with("setup")))?;
     world.enter(Phase::Faults);
-    let begun = sim.elapsed();
-    let mut left = plan.actions.iter().peekable();
-    steps(sim, world, plan.length * 2, |sim| {
+    let (begun, length) = (sim.elapsed(), nemesis.length);
+    steps(sim, world, length * 2, |sim| {
         let since = sim.elapsed() - begun;
-        while let Some((_, action)) = left.next_if(|(at, _)| *at <= since) {
-            action.apply(sim, world);
-        }
-        (since < plan.length).then(|| "time passes".to_owned())
+        nemesis.strike(sim, world, since);
+        (since < length).then(|| "time passes".to_owned())
     })?;
-    nemesis::heal(sim, world);
+    nemesis.heal(sim, world);
     world.enter(Phase::Healed);
     let lanes = world.shape.lanes() as usize;
     steps(sim, world, LIVENESS, |sim| {
-        nemesis::revive(sim, world);
+        nemesis.revive(sim, world);
         let served = world.served();
         (served < lanes).then(|| format!("{served} of {lanes} producers are served"))
     })?;
     world.enter(Phase::Drain);
     steps(sim, world, LIVENESS, |sim| {
-        nemesis::revive(sim, world);
-        waiting("still writing", busy_with("p"))
-            .or_else(|| waiting("unread", world.judge.unread(world.shape.partitions)))
+        nemesis.revive(sim, world);
+        let writing = waiting("still writing", busy_with("p"));
+        writing.or_else(|| waiting("unread", world.judge.unread(world.shape.partitions)))
     })?;
     world.enter(Phase::ReadBack);
     steps(sim, world, LIVENESS, |_| waiting("not read back", busy_with("read")))?;
     world.enter(Phase::Over);
-    Ok(())
+    world.disks.check()
 }

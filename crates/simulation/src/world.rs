@@ -1,16 +1,20 @@
 //! What outlives the processes of a simulation: disks, the object store, clocks; and what all parts of it share.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use broker::meta_properties::MetaProperties;
-use common::{NodeId, SeededRandom};
-use metadata::log::{MemoryLogStore, RaftLogStore};
+use common::simulated_disk::SimulatedDisk;
+use common::store::{FaultPlan, Faults};
+use common::{NodeId, Random, SeededRandom};
+use metadata::log::SimulatedLogDisk;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use parking_lot::Mutex;
-use wal::{Logs, SystemLogs};
+use tokio::sync::oneshot;
+use wal::simulation::{SimulatedDisks, SimulatedSizes};
 
 use crate::judge::Judge;
 use crate::machine::Clocks;
@@ -59,29 +63,57 @@ impl Shape {
     }
 }
 
+/// What an operator wants of a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It gives everything away and leads nothing.
+    Drain(NodeId),
+    /// It may lead again.
+    Resume(NodeId),
+    /// The partition gets another leader, for good.
+    Move(u32, NodeId),
+}
+
 /// A machine's part that outlives the processes on it.
-#[derive(Default)]
 pub struct NodeWorld {
     /// See [`Clocks`].
     pub clocks: Arc<Clocks>,
     /// `meta.properties`.
     pub identity: Mutex<Option<MetaProperties>>,
-    raft: Arc<MemoryLogStore>,
+    /// Its disk: what goes wrong with it, and whose it is.
+    pub disk: Arc<SimulatedDisk>,
+    /// Raft's log on it.
+    pub raft: Arc<SimulatedLogDisk>,
+    /// What goes wrong on its way to the object store.
+    pub faults: Arc<Faults>,
+    /// Asked over its admin port, which is no part of the simulated network: whether it is to be drained, and where the answer
+    /// goes.
+    pub drains: Mutex<Vec<(bool, oneshot::Sender<Result<(), String>>)>>,
     /// The process is to stop by itself.
     pub stop: AtomicBool,
-    /// The process ended by itself because of a fault of its disk, which is as it should be.
+    /// A fault of its disk may end the process.
     pub may_fail: AtomicBool,
 }
 
-impl NodeWorld {
-    /// Raft's log.
-    pub fn raft_log(&self) -> Arc<dyn RaftLogStore> {
-        Arc::clone(&self.raft) as Arc<dyn RaftLogStore>
-    }
+/// How the object store is when nothing is wrong with it.
+#[must_use]
+pub fn sound_store() -> FaultPlan {
+    FaultPlan { latency: Duration::from_millis(5), jitter: Duration::from_millis(20), ..FaultPlan::default() }
+}
 
-    /// Write-ahead logs.
-    pub fn logs(&self) -> Arc<dyn Logs> {
-        Arc::new(SystemLogs)
+impl NodeWorld {
+    fn new(random: &SeededRandom) -> Self {
+        let own = || Arc::new(SeededRandom::new(random.next_u64()));
+        Self {
+            clocks: Arc::default(),
+            identity: Mutex::default(),
+            disk: SimulatedDisk::new(own()),
+            raft: Arc::default(),
+            faults: Arc::new(Faults::new(sound_store(), own())),
+            drains: Mutex::default(),
+            stop: AtomicBool::new(false),
+            may_fail: AtomicBool::new(false),
+        }
     }
 }
 
@@ -97,28 +129,37 @@ pub struct World {
     pub trace: Trace,
     /// What is wrong with it.
     pub judge: Judge,
+    /// Write-ahead logs.
+    pub disks: Arc<SimulatedDisks>,
+    /// What the object store holds.
+    pub objects: Arc<dyn ObjectStore>,
+    /// What operators have still to do.
+    pub orders: Mutex<VecDeque<Order>>,
     nodes: Vec<NodeWorld>,
-    objects: Arc<InMemory>,
     phase: AtomicU8,
     /// When everything was healed.
     healed_at: Mutex<Option<Duration>>,
     /// Producers that had a record acknowledged since, that was sent since; by number of their lane.
-    served: Mutex<std::collections::BTreeSet<u32>>,
+    served: Mutex<BTreeSet<u32>>,
     /// Tasks of clients that are still at work in this phase.
-    busy: Mutex<std::collections::BTreeSet<String>>,
+    busy: Mutex<BTreeSet<String>>,
 }
 
 impl World {
     /// A world in which nothing happened yet.
     #[must_use]
     pub fn new(seed: u64, shape: Shape, trace: Trace) -> Arc<Self> {
+        let random = SeededRandom::new(seed ^ 0x0077_6f72_6c64);
+        let of_disks = Arc::new(SeededRandom::new(random.next_u64()));
         Arc::new(Self {
             seed,
-            random: SeededRandom::new(seed ^ 0x0077_6f72_6c64),
             trace,
             judge: Judge::default(),
-            nodes: (0..shape.nodes).map(|_| NodeWorld::default()).collect(),
+            disks: SimulatedDisks::new(SimulatedSizes::default(), of_disks),
             objects: Arc::new(InMemory::new()),
+            orders: Mutex::default(),
+            nodes: (0..shape.nodes).map(|_| NodeWorld::new(&random)).collect(),
+            random,
             phase: AtomicU8::new(Phase::Start as u8),
             healed_at: Mutex::default(),
             served: Mutex::default(),
@@ -136,11 +177,6 @@ impl World {
     /// All nodes.
     pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (1..=self.shape.nodes).map(NodeId)
-    }
-
-    /// The object store, as one broker reaches it.
-    pub fn objects(&self, _random: &Arc<SeededRandom>) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.objects) as Arc<dyn ObjectStore>
     }
 
     /// How far the run is.

@@ -120,7 +120,8 @@ impl Partition {
     fn bounds(&self, from: Offset, isolation: Isolation) -> Result<Bounds, ReadError> {
         let durable = self.environment.durable.get();
         let mut state = self.state.lock();
-        if state.closed || !self.environment.lease.is_valid() {
+        // Behind a log that failed nothing will ever be readable: whoever waited for more would ask again at once, and so on.
+        if state.closed || !self.environment.lease.is_valid() || self.environment.durable.is_failed() {
             return Err(ReadError::NotLeader);
         }
         let (log_start, log_end) = (Offset(state.log_start), Offset(state.log_end));

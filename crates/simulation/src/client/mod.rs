@@ -3,6 +3,7 @@
 pub mod follower;
 pub mod member;
 pub mod observer;
+pub mod operator;
 pub mod producer;
 pub mod reader;
 pub mod router;

@@ -5,7 +5,7 @@ use common::Offset;
 use wal::WriteAheadLog;
 
 use super::rig::{Rig, accepted, plain};
-use crate::partition::{DataWait, Partition};
+use crate::partition::{DataWait, Isolation, Partition, ReadError};
 
 fn wait(rig: &Rig, partition: &Arc<Partition>, from: i64) -> DataWait {
     let mut wait = DataWait::new(rig.log.durable());
@@ -61,6 +61,9 @@ async fn losing_the_partition_or_the_log_wakes() {
     let failing = wait(&rig, &partition, 0);
     rig.log.durable().fail();
     assert!(is_woken(&waiting) && is_woken(&failing));
+    // Or a parked fetch would find nothing, wait, be woken at once, and turn in a circle.
+    let read = partition.read_cached(Offset(0), 1 << 20, Isolation::ReadUncommitted, true);
+    assert!(matches!(read, Err(ReadError::NotLeader)), "{read:?}");
     let parked = wait(&rig, &partition, 9);
     partition.close();
     assert!(is_woken(&parked));
