@@ -14,6 +14,7 @@ pub mod meta_properties;
 pub mod metrics;
 pub mod network;
 pub mod partition;
+pub mod restore;
 pub mod start;
 pub mod storage;
 pub mod topics;

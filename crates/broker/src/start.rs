@@ -156,6 +156,8 @@ pub struct RunningController {
 pub async fn start_controller(config: BrokerConfig) -> Result<RunningController, StartError> {
     let supervisor = Supervisor::default();
     let member = join(&config, &SystemMachine, &supervisor).await?;
+    let objects = open_store(&config, &SystemMachine)?;
+    back_up(&member, &config, objects, SystemMachine.random(), &supervisor);
     Ok(RunningController { member, supervisor })
 }
 
@@ -262,6 +264,7 @@ async fn compose(
     let (member, node_epoch) = (Arc::clone(&life.member), life.node_epoch);
     let metadata = member.metadata.clone();
     let objects = claimed_store(&config, machine, &member).await?;
+    back_up(&member, &config, Arc::clone(&objects), Arc::clone(&random), supervisor);
     let config = Arc::new(config);
     let ports = Arc::new(MetadataPorts::new(metadata.clone(), config.node_id, node_epoch, Arc::clone(&clock)));
     let streams = start_streams(&config, &mut life, objects, &ports, (&clock, &random), supervisor)?;
@@ -379,7 +382,7 @@ async fn claimed_store(
 ) -> Result<Arc<dyn ObjectStore>, StartError> {
     let metadata = &member.metadata;
     let store_error = |reason: String| StartError::Store { url: redacted(&config.object_store_url), reason };
-    let store = machine.objects(&config.object_store_url).map_err(store_error)?;
+    let store = open_store(config, machine)?;
     let identity = redacted(&config.object_store_url);
     let claimed = Arc::clone(&metadata.image().store);
     if claimed.is_empty() {
@@ -394,8 +397,27 @@ async fn claimed_store(
     Ok(store)
 }
 
+/// Makes no request.
+pub(crate) fn open_store(config: &BrokerConfig, machine: &dyn Machine) -> Result<Arc<dyn ObjectStore>, StartError> {
+    let failed = |reason| StartError::Store { url: redacted(&config.object_store_url), reason };
+    machine.objects(&config.object_store_url).map_err(failed)
+}
+
+/// Has metadata copied to the object store whenever this node is the active controller.
+fn back_up(
+    member: &Member,
+    config: &BrokerConfig,
+    objects: Arc<dyn ObjectStore>,
+    random: Arc<dyn Random>,
+    supervisor: &Supervisor,
+) {
+    let url = redacted(&config.object_store_url);
+    let backup = Arc::clone(&member.backup).run(objects, url, random, supervisor.stop_signal());
+    supervisor.spawn("metadata backup", backup);
+}
+
 /// A store's URL without its query, where credentials might stand.
-fn redacted(url: &str) -> String {
+pub(crate) fn redacted(url: &str) -> String {
     url.split_once('?').map_or(url, |(location, _)| location).to_owned()
 }
 

@@ -7,6 +7,7 @@ mod drill;
 mod inspect;
 mod local;
 mod logging;
+mod metadata;
 mod start;
 
 use std::path::PathBuf;
@@ -54,6 +55,9 @@ enum Command {
     /// Shows and changes who votes on metadata
     #[command(subcommand)]
     Quorum(admin::QuorumCommand),
+    /// Rebuilds metadata from its copy in the object store
+    #[command(subcommand)]
+    Metadata(metadata::MetadataCommand),
     /// Looks into a write-ahead log, or gives one up
     #[command(subcommand)]
     Wal(WalCommand),
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
         Command::Broker(command) => admin::broker(command),
         Command::Balance(command) => admin::balance(&command),
         Command::Quorum(command) => admin::quorum(command),
+        Command::Metadata(command) => metadata::run(command),
         Command::Wal(WalCommand::Inspect { path }) => inspect::wal(&path),
         Command::Wal(WalCommand::Abandon { admin, uuid, accept_data_loss }) => {
             admin::abandon(&admin, &uuid, accept_data_loss)

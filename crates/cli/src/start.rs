@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: StartArgs) -> Result<()> {
 }
 
 /// Merges file, environment and flags.
-fn properties(arguments: &StartArgs) -> Result<Properties> {
+pub(crate) fn properties(arguments: &StartArgs) -> Result<Properties> {
     let mut properties = match &arguments.config {
         Some(path) => {
             let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;

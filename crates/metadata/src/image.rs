@@ -44,6 +44,9 @@ pub struct MetadataImage {
     pub store: Arc<str>,
     /// The next ids and epochs to be given out.
     pub next: Counters,
+    /// Objects of earlier epochs are no orphans although nothing references them: this metadata was restored from a copy
+    /// that may not know of them. 0 where nothing was restored.
+    pub collect_from: NodeEpoch,
 }
 
 /// Ids and epochs only grow; each field is the next value to be given out.

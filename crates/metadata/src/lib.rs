@@ -3,11 +3,13 @@
 pub mod balance;
 pub mod client;
 pub mod command;
+pub mod copy;
 pub mod delta;
 pub mod image;
 pub mod log;
 pub mod placement;
 pub mod raft;
+pub mod restore;
 pub mod state;
 mod wire;
 

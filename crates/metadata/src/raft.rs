@@ -13,6 +13,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use node::raft_id;
 pub use node::{Node, NodeConfig, QuorumReplica, QuorumState, StartError};
 pub use quorum::{LeaderInfo, QuorumError};
 pub use transport::{NoPeers, RaftTransport, TransportError};

@@ -24,6 +24,7 @@ use common::{LogIndex, NodeEpoch, NodeId};
 
 use crate::command::{Command, Outcome, Refusal};
 pub use crate::image::MetadataImage as State;
+pub(crate) use moves::{VOID_MAX, partition_mut};
 
 /// Most ids one lease gives out.
 const LEASE_MAX: u32 = 1 << 20;

@@ -17,6 +17,7 @@ mod read;
 mod readahead;
 mod recovery;
 mod registry;
+pub mod scan;
 mod search;
 pub mod store;
 pub mod stream;

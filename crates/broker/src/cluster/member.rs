@@ -7,13 +7,17 @@ use arc_swap::ArcSwap;
 use common::supervisor::{StopSignal, Supervisor};
 use common::{LogIndex, NodeId};
 use futures::FutureExt as _;
+use metadata::log::RaftLogStore;
 use metadata::raft::{LeaderInfo, NoPeers, RaftTransport};
-use metadata::{MetadataClient, Node, NodeConfig};
+use metadata::{MetadataClient, Node, NodeConfig, QuorumState};
 
+use super::backup::Backup;
 use super::balancing::Balancing;
 use super::controller::Controller;
 use super::doubt::{Doubts, PeerWatch};
-use super::peer::messages::{AppliedRequest, JoinAnswer, JoinRequest, Peer, decode, encode};
+use super::peer::messages::{
+    AppliedRequest, JoinAnswer, JoinRequest, Peer, QuorumAnswer, QuorumChange, QuorumRequest, decode, encode,
+};
 use super::peer::{Identity, Kind, Lane, PeerListener, PeerService, Peers, serve};
 use super::service::Service;
 use crate::config::BrokerConfig;
@@ -31,6 +35,15 @@ const QUORUM_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Voters stand for election one after the other when the leader's connections break.
 const STAND_STEP: Duration = Duration::from_millis(150);
+
+/// Why a change of the quorum is not known to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuorumChangeError {
+    /// It makes no sense. Nothing was changed.
+    Refused(String),
+    /// Nobody who leads has answered.
+    Unanswered(String),
+}
 
 /// See the module.
 pub struct Member {
@@ -50,6 +63,8 @@ pub struct Member {
     pub balancing: Arc<Balancing>,
     /// Which of its peers may be gone.
     pub doubts: Arc<Doubts>,
+    /// Copies metadata to the object store, while this node is the active controller.
+    pub backup: Arc<Backup>,
     /// Who this node is to its peers.
     pub identity: Identity,
     /// Where peers reach it; empty if nowhere.
@@ -72,7 +87,9 @@ impl Member {
         let peers = Peers::new(identity.clone(), &answers, Arc::clone(&clock), machine.random());
         let address = listen(config, &identity, answers, supervisor).await?;
         let metadata_error = |error: &dyn std::fmt::Display| StartError::Metadata(format!("metadata: {error}"));
-        let log = machine.raft_log(config.data_dir.join("raft")).await.map_err(|error| metadata_error(&error))?;
+        let directory = config.data_dir.join(crate::restore::RAFT);
+        let log = machine.raft_log(directory).await.map_err(|error| metadata_error(&error))?;
+        let founds = config.quorum.founds(node) && !lost_its_log(config, cluster_id, &*log)?;
         let transport: Arc<dyn RaftTransport> = match config.quorum.peer {
             Some(_) => Arc::new(peers.clone()),
             None => Arc::new(NoPeers),
@@ -81,13 +98,15 @@ impl Member {
             let service = Arc::clone(&service);
             move |raft| service.raft_started(raft)
         };
-        let started = Node::start_announced(raft_config(config), log, transport, Arc::clone(&clock), announce);
-        let joining = join(config, &address, &peers, &identity);
+        let raft = raft_config(config, founds);
+        let started = Node::start_announced(raft, log, transport, Arc::clone(&clock), announce);
+        let joining = join(config, founds, &address, &peers, &identity);
         let (raft, metadata) = tokio::select! {
             started = started => started.map_err(|error| metadata_error(&error))?,
             never = joining => match never {},
         };
         let controller = Controller::new(config, &raft, &metadata, &peers, &clock);
+        let backup = Backup::new(&raft, &metadata, &controller, &clock, config.quorum.backup_interval);
         service.joined(metadata.clone(), Arc::clone(&controller));
         let stop = supervisor.stop_signal();
         let losses = follow_losses(Arc::clone(&service), Arc::clone(&raft), Arc::clone(&controller), node, stop);
@@ -105,7 +124,7 @@ impl Member {
         let balancing = Arc::new(balancing);
         supervisor.spawn("balancer", Arc::clone(&balancing).run(supervisor.stop_signal()));
         supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
-        Ok(Self { node, raft, metadata, peers, service, controller, balancing, doubts, identity, address })
+        Ok(Self { node, raft, metadata, peers, service, controller, balancing, backup, doubts, identity, address })
     }
 
     /// Waits, at most a second, until every live broker has applied what this one has.
@@ -119,6 +138,36 @@ impl Member {
         });
         // One that is just being lost does not hold up the answer for longer.
         let _ = futures::future::join_all(asked).await;
+    }
+
+    /// The quorum as its leader sees it, whoever that is; as this node does where no leader answers in time.
+    pub async fn quorum(&self, deadline: Duration) -> QuorumState {
+        let own = self.metadata.quorum();
+        if own.is_leader {
+            return own;
+        }
+        let request = encode(&QuorumRequest { change: QuorumChange::None as i32, node: -1 });
+        let answer = self.ask_leader(Kind::Quorum, request, deadline).await.and_then(decode::<QuorumAnswer>);
+        answer.ok().and_then(|answer| answer.state).map_or(own, Into::into)
+    }
+
+    /// Changes who takes part in Raft.
+    ///
+    /// # Errors
+    /// No leader answers in time, or the reason why it was not done.
+    pub async fn change_quorum(
+        &self,
+        change: QuorumChange,
+        node: NodeId,
+        deadline: Duration,
+    ) -> Result<(), QuorumChangeError> {
+        let request = encode(&QuorumRequest { change: change as i32, node: node.0 });
+        let answer = self.ask_leader(Kind::Quorum, request, deadline).await.and_then(decode::<QuorumAnswer>);
+        match answer {
+            Ok(QuorumAnswer { done: true, .. }) => Ok(()),
+            Ok(QuorumAnswer { leader: None, reason, .. }) => Err(QuorumChangeError::Refused(reason)),
+            Ok(QuorumAnswer { reason, .. }) | Err(reason) => Err(QuorumChangeError::Unanswered(reason)),
+        }
     }
 
     /// The index up to which everything was committed at a moment after this call.
@@ -139,8 +188,26 @@ impl Member {
     }
 }
 
-fn raft_config(config: &BrokerConfig) -> NodeConfig {
-    let voters = config.quorum.first_voters(config.node_id);
+/// Whether this node was a member before and its log is gone, be it that the disk was lost or that metadata was restored
+/// elsewhere. Such a one must not found a cluster: others of its kind would make a new and empty quorum with it, beside the one
+/// that has the data. It waits until a leader follows it up.
+fn lost_its_log(config: &BrokerConfig, cluster_id: &str, log: &dyn RaftLogStore) -> Result<bool, StartError> {
+    let bounds = log.bounds();
+    if cluster_id.is_empty() || bounds.vote.is_some() || bounds.last.is_some() {
+        return Ok(false);
+    }
+    let place = config.data_dir.join(crate::restore::RAFT);
+    let reason = format!("this node belongs to cluster {cluster_id}, and its metadata log {} is gone", place.display());
+    if config.quorum.contacts(config.node_id).is_empty() {
+        let advice = "put it back, or make it from a copy in the object store with `ottla metadata restore`";
+        return Err(StartError::Metadata(format!("{reason}: {advice}")));
+    }
+    tracing::warn!("{reason}: it waits for the quorum, and gets it from there");
+    Ok(true)
+}
+
+fn raft_config(config: &BrokerConfig, founds: bool) -> NodeConfig {
+    let voters = if founds { config.quorum.first_voters(config.node_id) } else { Vec::new() };
     let alone = config.quorum.peer.is_none();
     let single = NodeConfig::single(config.node_id);
     NodeConfig {
@@ -171,16 +238,16 @@ async fn listen(
 /// Asks until somebody follows this node up; then only waits. A founder is followed up by the membership it made.
 async fn join(
     config: &BrokerConfig,
+    founds: bool,
     address: &Arc<str>,
     peers: &Peers,
     identity: &Identity,
 ) -> std::convert::Infallible {
     let contacts = config.quorum.contacts(config.node_id);
-    let founder = config.quorum.founds(config.node_id);
     let body = encode(&JoinRequest { peer: Some(Peer { node: config.node_id.0, address: address.to_string() }) });
     let mut told = tokio::time::interval(TELL_EVERY);
     told.tick().await;
-    let mut joined = founder;
+    let mut joined = founds;
     loop {
         if !joined {
             joined = ask_around(&contacts, &body, peers, identity).await;

@@ -2,6 +2,7 @@
 
 pub(crate) mod adopter;
 pub(crate) mod agent;
+pub(crate) mod backup;
 pub mod balancing;
 pub mod controller;
 pub mod doubt;

@@ -109,7 +109,7 @@ impl Service {
         Ok(JoinAnswer { joined, leader: leader.map(Peer::from), cluster_id })
     }
 
-    /// Changes who takes part in Raft, if this node leads.
+    /// Changes who takes part in Raft, or tells who does, if this node leads.
     pub(super) async fn change_quorum(&self, request: QuorumRequest) -> Result<QuorumAnswer, String> {
         let raft = self.raft()?;
         let node = NodeId(request.node);
@@ -117,15 +117,20 @@ impl Service {
             QuorumChange::AddVoter => raft.add_voter(node).await,
             QuorumChange::RemoveVoter => raft.remove_voter(node).await,
             QuorumChange::Forget => raft.forget(node).await,
-            QuorumChange::None => return Err("no change of the quorum was asked for".to_owned()),
+            QuorumChange::None => {
+                let quorum = self.metadata.get().ok_or("this node has not joined yet")?.quorum();
+                let state = quorum.is_leader.then(|| quorum.into());
+                let leader = raft.leader().filter(|_| state.is_none()).map(Peer::from);
+                return Ok(QuorumAnswer { done: state.is_some(), leader, reason: String::new(), state });
+            }
         };
         Ok(match changed {
-            Ok(()) => QuorumAnswer { done: true, leader: None, reason: String::new() },
+            Ok(()) => QuorumAnswer { done: true, ..QuorumAnswer::default() },
             Err(QuorumError::NotLeader(leader)) => {
                 let leader = leader.or_else(|| raft.leader()).map(Peer::from);
-                QuorumAnswer { done: false, leader, reason: "this node does not lead".to_owned() }
+                QuorumAnswer { leader, reason: "this node does not lead".to_owned(), ..QuorumAnswer::default() }
             }
-            Err(error) => QuorumAnswer { done: false, leader: None, reason: error.to_string() },
+            Err(error) => QuorumAnswer { reason: error.to_string(), ..QuorumAnswer::default() },
         })
     }
 

@@ -93,6 +93,7 @@ pub(super) static OTTLA_KEYS: &[ConfigKey] = &[
     own("ottla.log.cache.bytes", Kind::Long, Some("-1"), Valid::AtLeast(-1)),
     own("ottla.lost.after.ms", Kind::Long, Some("1000"), Valid::AtLeast(100)),
     own("ottla.memory.bytes", Kind::Long, Some("1073741824"), Valid::AtLeast(64 << 20)),
+    own("ottla.metadata.backup.interval.ms", Kind::Long, Some("60000"), Valid::AtLeast(1000)),
     own("ottla.object.store.url", Kind::String, None, Valid::Any),
     own("ottla.peer.listener", Kind::String, None, Valid::Any),
     own("ottla.response.bytes.in.flight", Kind::Long, Some("-1"), Valid::AtLeast(-1)),

@@ -34,6 +34,8 @@ pub struct QuorumConfig {
     pub session_timeout: Duration,
     /// `ottla.balance`: whether leaders are spread over brokers.
     pub balance: BalanceMode,
+    /// `ottla.metadata.backup.interval.ms`: while metadata changes it is copied to the object store so often.
+    pub backup_interval: Duration,
     /// `ottla.lost.after.ms`: a broker that was silent for so long is looked after.
     pub suspicion: Duration,
 }
@@ -100,6 +102,7 @@ pub(super) fn quorum(
         heartbeat_interval: read.duration("broker.heartbeat.interval.ms")?,
         session_timeout: read.duration("broker.session.timeout.ms")?,
         balance: balance(properties)?,
+        backup_interval: read.duration("ottla.metadata.backup.interval.ms")?,
         suspicion: read.duration("ottla.lost.after.ms")?,
     };
     check_times(&config)?;

@@ -24,6 +24,11 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> Fm
             "Brokers with a lease; 0 but on the active controller",
             controller.leases().unwrap_or(0),
         ),
+        (
+            "ottla_metadata_backup_age_seconds",
+            "For how long the object store has not held all of metadata; 0 but on the active controller",
+            count(broker.member.backup.age().unwrap_or_default().as_secs()),
+        ),
         ("ottla_controller_fail_overs_in_flight", "Brokers whose lives are being ended", fail_overs),
         ("ottla_moves_in_flight", "Partitions being given away", moves.under_way.load(Ordering::Relaxed)),
         ("ottla_wal_left_bytes", "Bytes the log takes before it waits for uploads", count(wal_left)),

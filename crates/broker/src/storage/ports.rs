@@ -181,7 +181,9 @@ impl ObjectManager for MetadataPorts {
     fn is_orphan(&self, node_epoch: NodeEpoch, id: ObjectId, attempt: u32) -> bool {
         // One image answers both questions: if it holds the end of that life, it holds all its commits.
         let image = self.client.image();
-        let has_ended = node_epoch < self.node_epoch && image.nodes.values().all(|node| node.epoch != node_epoch);
+        let is_known = node_epoch >= image.collect_from;
+        let has_ended =
+            is_known && node_epoch < self.node_epoch && image.nodes.values().all(|node| node.epoch != node_epoch);
         let same = |object: &ObjectImage| object.node_epoch == node_epoch && object.attempt == attempt;
         has_ended && !image.objects.get(&id).is_some_and(same)
     }

@@ -7,7 +7,7 @@
 
 mod batch;
 mod segment;
-mod snapshot_file;
+pub(super) mod snapshot_file;
 #[cfg(test)]
 mod tests;
 mod vote;

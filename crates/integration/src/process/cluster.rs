@@ -106,6 +106,22 @@ impl Cluster {
         self.run("restart", &["1"]).map(drop)
     }
 
+    /// Sends SIGKILL to one of the nodes.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_node(&self, node: u32) -> Result<()> {
+        self.run("kill", &[&node.to_string()]).map(drop)
+    }
+
+    /// Starts one of the nodes again and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not start: with what it said.
+    pub fn restart_node(&self, node: u32) -> Result<()> {
+        self.run("restart", &[&node.to_string()]).map(drop)
+    }
+
     /// The node's process id.
     ///
     /// # Errors

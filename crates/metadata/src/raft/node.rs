@@ -185,6 +185,12 @@ impl Node {
         self.raft.trigger().snapshot().await.map_err(|error| StartError::Storage(error.to_string()))
     }
 
+    /// Up to where the log is covered by a snapshot on this node's disk.
+    #[must_use]
+    pub fn snapshot_index(&self) -> Option<LogIndex> {
+        self.raft.metrics().borrow_watched().snapshot.as_ref().map(|last| LogIndex(last.index))
+    }
+
     /// Stops Raft and closes its log. What was submitted and has no outcome stays unknown.
     pub async fn stop(&self) {
         self.snapshots.abort();
@@ -298,7 +304,7 @@ fn append_outcome(from: &AppendEntriesResponse<TypeConfig>) -> AppendOutcome {
     }
 }
 
-pub(super) fn raft_id(node: NodeId) -> Result<u64, StartError> {
+pub(crate) fn raft_id(node: NodeId) -> Result<u64, StartError> {
     u64::try_from(node.0).map_err(|_| StartError::Config(format!("a node id cannot be negative: {node}")))
 }
 

@@ -12,7 +12,7 @@ use crate::command::{Life, Outcome, Refusal};
 use crate::image::{NodeImage, PartitionImage, Reservation, StreamImage, VoidEpoch, WalImage, WalState};
 
 /// Void epochs of one stream, above which no move of it is begun: a bound on what failed moves leave behind.
-pub(super) const VOID_MAX: usize = 32;
+pub(crate) const VOID_MAX: usize = 32;
 
 /// Most virtual replicas of a partition.
 const REPLICAS_MAX: usize = 1 << 10;
@@ -135,7 +135,7 @@ pub(super) fn bump_leader_epoch(partition: &mut PartitionImage) {
     partition.leader_epoch = partition.leader_epoch.checked_add(1).expect("fewer than 2^31 leaders");
 }
 
-pub(super) fn partition_mut(state: &mut State, id: StreamId) -> Option<&mut PartitionImage> {
+pub(crate) fn partition_mut(state: &mut State, id: StreamId) -> Option<&mut PartitionImage> {
     let stream = state.streams.get(&id)?;
     let topic = state.topics.get_mut(&stream.topic)?;
     Arc::make_mut(topic).partitions.get_mut(usize::try_from(stream.partition).ok()?)

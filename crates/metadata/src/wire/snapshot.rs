@@ -87,6 +87,8 @@ struct Head {
     next_producer: u64,
     #[prost(uint64, tag = "11")]
     applied: u64,
+    #[prost(uint64, tag = "12")]
+    collect_from: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -280,6 +282,7 @@ fn encode_head(head: &SnapshotHead, image: &MetadataImage) -> Head {
         next_object: image.next.object,
         next_producer: image.next.producer,
         applied: image.applied.0,
+        collect_from: image.collect_from.0,
     }
 }
 
@@ -430,6 +433,7 @@ impl SnapshotDecoder {
         self.image.cluster_id = head.cluster_id.into();
         self.image.store = head.store.into();
         self.image.applied = LogIndex(head.applied);
+        self.image.collect_from = NodeEpoch(head.collect_from);
         self.image.next = Counters {
             node_epoch: head.next_node_epoch,
             stream: head.next_stream,

@@ -2,7 +2,9 @@
 //! before there was one.
 
 use bytes::Bytes;
+use common::{LogIndex, NodeId};
 use metadata::raft::LeaderInfo;
+use metadata::{QuorumReplica, QuorumState};
 use prost::Message;
 
 /// A message from its bytes, for whoever asked or was asked.
@@ -216,7 +218,7 @@ pub struct MoveAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum QuorumChange {
-    /// Nothing.
+    /// Nothing: only tell how it is.
     None = 0,
     /// Give a node a vote.
     AddVoter = 1,
@@ -249,4 +251,66 @@ pub struct QuorumAnswer {
     /// Why not.
     #[prost(string, tag = "3")]
     pub reason: String,
+    /// The quorum as the leader sees it, where that was asked for.
+    #[prost(message, optional, tag = "4")]
+    pub state: Option<QuorumView>,
+}
+
+/// The metadata quorum.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct QuorumView {
+    /// Who leads.
+    #[prost(int32, tag = "1")]
+    pub leader: i32,
+    /// Raft's term.
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// End (exclusive) of what is committed.
+    #[prost(uint64, tag = "3")]
+    pub committed_end: u64,
+    /// Nodes that vote.
+    #[prost(message, repeated, tag = "4")]
+    pub voters: Vec<ReplicaView>,
+    /// Nodes that do not.
+    #[prost(message, repeated, tag = "5")]
+    pub observers: Vec<ReplicaView>,
+}
+
+/// One node's copy of the metadata log.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct ReplicaView {
+    /// The node.
+    #[prost(int32, tag = "1")]
+    pub node: i32,
+    /// End (exclusive) of its log, 0 where that is not known.
+    #[prost(uint64, tag = "2")]
+    pub log_end: u64,
+}
+
+impl From<QuorumState> for QuorumView {
+    fn from(from: QuorumState) -> Self {
+        let view = |replica: &QuorumReplica| ReplicaView { node: replica.node.0, log_end: replica.log_end.0 };
+        Self {
+            leader: from.leader.map_or(-1, |leader| leader.0),
+            term: from.term,
+            committed_end: from.committed_end.0,
+            voters: from.voters.iter().map(view).collect(),
+            observers: from.observers.iter().map(view).collect(),
+        }
+    }
+}
+
+impl From<QuorumView> for QuorumState {
+    /// What a leader has told.
+    fn from(from: QuorumView) -> Self {
+        let replica = |view: ReplicaView| QuorumReplica { node: NodeId(view.node), log_end: LogIndex(view.log_end) };
+        Self {
+            leader: Some(NodeId(from.leader)),
+            is_leader: true,
+            term: from.term,
+            committed_end: LogIndex(from.committed_end),
+            voters: from.voters.into_iter().map(replica).collect(),
+            observers: from.observers.into_iter().map(replica).collect(),
+        }
+    }
 }

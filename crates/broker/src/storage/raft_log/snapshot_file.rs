@@ -5,11 +5,11 @@
 //! file cut between frames is noticed. Named `snapshot-<index of the last entry in it, 20 digits>`.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use metadata::log::{EntryId, SnapshotSource};
+use metadata::log::{ChunkSink, EntryId, SnapshotSource};
 use wal::direct::fsync_dir;
 
 const MAGIC: &[u8; 8] = b"OTTLSNAP";
@@ -58,7 +58,17 @@ fn write(path: &Path, source: &SnapshotSource) -> io::Result<u64> {
     let mut out = BufWriter::with_capacity(256 << 10, File::create(path)?);
     out.write_all(MAGIC)?;
     out.write_all(&u64::from(VERSION).to_le_bytes())?;
-    let mut written = 16;
+    let written = write_frames(&mut out, source)?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(16 + written)
+}
+
+/// Writes the chunks of `source` as frames. Returns their bytes.
+pub(in crate::storage) fn write_frames(
+    out: &mut impl io::Write,
+    source: &dyn Fn(&mut ChunkSink<'_>) -> io::Result<()>,
+) -> io::Result<u64> {
+    let mut written = 0;
     let mut number = 0_u64;
     let mut frame = |bytes: &[u8]| {
         let len = u32::try_from(bytes.len()).ok().filter(|len| *len <= FRAME_MAX);
@@ -72,7 +82,6 @@ fn write(path: &Path, source: &SnapshotSource) -> io::Result<u64> {
     };
     source(&mut |chunk| if chunk.is_empty() { Ok(()) } else { frame(chunk) })?;
     frame(&[])?;
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     Ok(written)
 }
 
@@ -84,25 +93,19 @@ fn checksum(number: u64, bytes: &[u8]) -> u32 {
 }
 
 /// The frames of a snapshot, each verified.
-pub(super) struct Frames {
-    input: BufReader<File>,
-    path: PathBuf,
+pub(in crate::storage) struct Frames<R> {
+    input: R,
+    name: String,
     left: u64,
     number: u64,
     ended: bool,
 }
 
-impl Frames {
+impl Frames<BufReader<File>> {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let left = file.metadata()?.len();
-        let mut frames = Self {
-            input: BufReader::with_capacity(256 << 10, file),
-            path: path.to_owned(),
-            left,
-            number: 0,
-            ended: false,
-        };
+        let mut frames = Self::over(BufReader::with_capacity(256 << 10, file), left, path.display().to_string());
         let mut head = [0_u8; 16];
         frames.fill(&mut head)?;
         let version = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
@@ -113,6 +116,13 @@ impl Frames {
             return Err(frames.damaged(&format!("it has version {version}")));
         }
         Ok(frames)
+    }
+}
+
+impl<R: io::Read> Frames<R> {
+    /// The frames in `input`, which ends after `left` bytes.
+    pub(in crate::storage) fn over(input: R, left: u64, name: String) -> Self {
+        Self { input, name, left, number: 0, ended: false }
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
@@ -145,12 +155,12 @@ impl Frames {
     }
 
     fn damaged(&self, reason: &str) -> io::Error {
-        let message = format!("{}: {reason}; this metadata snapshot will not be used", self.path.display());
+        let message = format!("{}: {reason}; this metadata snapshot will not be used", self.name);
         io::Error::new(io::ErrorKind::InvalidData, message)
     }
 }
 
-impl Iterator for Frames {
+impl<R: io::Read> Iterator for Frames<R> {
     type Item = io::Result<Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,0 +1,122 @@
+//! All voters lose their metadata: it is rebuilt from a copy in the object store, under producers and consumers that only
+//! wait. Real processes; what clients saw is judged as a whole.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use ottla_integration::process::cluster::{Cluster, Options};
+use ottla_integration::process::driver::Driver;
+use ottla_integration::process::{tools, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const NODES: [u32; 3] = [1, 2, 3];
+
+fn data(cluster: &Cluster, node: u32) -> PathBuf {
+    cluster.dir().join(node.to_string()).join("data")
+}
+
+/// Keys of the copies in the cluster's store, oldest first.
+fn copies(cluster: &Cluster) -> Vec<String> {
+    let store = cluster.dir().join("store");
+    let names = |path: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let mut copies: Vec<String> = names(&store.join("metadata"))
+        .iter()
+        .flat_map(|folder| names(folder))
+        .map(|path| path.strip_prefix(&store).expect("below the store").to_str().expect("text").to_owned())
+        .filter(|key| !key.contains('#'))
+        .collect();
+    copies.sort();
+    copies
+}
+
+fn restore(cluster: &Cluster, node: u32, arguments: &[&str]) -> Output {
+    let mut command = Command::new(tools::ottla().expect("it builds"));
+    let properties = data(cluster, node).with_file_name("server.properties");
+    command.args(["metadata", "restore", "--config"]).arg(properties).args(arguments);
+    command.output().expect("runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn let_run(driver: &mut Driver, records: u64) {
+    let from = driver.counts().expect("the driver lives");
+    wait_until(PATIENCE, "more records are acked and consumed", || {
+        let now = driver.counts().expect("the driver lives");
+        now.acked >= from.acked + records && now.polled >= from.polled + records
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", driver.log()));
+}
+
+fn lose_metadata(cluster: &Cluster) {
+    for node in NODES {
+        cluster.kill_node(node).expect("it runs");
+    }
+    for node in NODES {
+        std::fs::remove_dir_all(data(cluster, node).join("raft")).expect("it has a metadata log");
+    }
+}
+
+/// The copy is some seconds older than the last commits, which are found in the store; the rest is in the logs.
+#[test]
+fn a_lost_quorum_is_rebuilt_and_nothing_acknowledged_is_lost() {
+    let properties = vec!["ottla.metadata.backup.interval.ms=1000".to_owned()];
+    let cluster = Cluster::start(&Options { brokers: 3, properties, ..Options::default() }).expect("it starts");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut driver = Driver::start(&cluster.bootstrap, dir.path(), &[], PATIENCE).expect("the driver gets going");
+    let before = copies(&cluster).len();
+    wait_until(PATIENCE, "metadata is copied after the topics were made", || copies(&cluster).len() >= before + 2)
+        .expect("it is");
+    let copy = copies(&cluster).pop().expect("there is one");
+    let_run(&mut driver, 2_000);
+    wait_until(PATIENCE, "more was committed", || copies(&cluster).last() > Some(&copy)).expect("it is");
+    lose_metadata(&cluster);
+
+    // Without its log a node makes no new and empty cluster of what it finds.
+    let restored = restore(&cluster, 1, &["--from", &copy]);
+    let told = text(&restored.stdout);
+    assert!(restored.status.success(), "{told}{}", text(&restored.stderr));
+    assert!(told.contains("found again") && !told.contains("MAY BE LOST"), "{told}");
+    let again = restore(&cluster, 1, &[]);
+    assert!(!again.status.success() && text(&again.stderr).contains("there is a metadata log already"));
+
+    for node in NODES {
+        cluster.restart_node(node).unwrap_or_else(|error| panic!("{error:#}\n{told}"));
+    }
+    let_run(&mut driver, 500);
+    let (counts, verdict) = driver.finish().unwrap_or_else(|error| panic!("{error:#}\n{}", cluster.log()));
+    println!("{verdict}\n{told}");
+    assert!(verdict.is_clean(), "{verdict}\n{told}");
+    assert_eq!(counts.unknown, 0, "no producer gave up");
+}
+
+/// A log that nobody can read is told of, and has to be accepted before anything is made.
+#[test]
+fn what_may_be_lost_is_told_and_has_to_be_accepted() {
+    let properties = vec!["ottla.metadata.backup.interval.ms=1000".to_owned()];
+    let cluster = Cluster::start(&Options { brokers: 3, properties, ..Options::default() }).expect("it starts");
+    let dir = tempfile::tempdir().expect("a directory");
+    let driver = Driver::start(&cluster.bootstrap, dir.path(), &[], PATIENCE).expect("the driver gets going");
+    let before = copies(&cluster).len();
+    wait_until(PATIENCE, "metadata is copied after the topics were made", || copies(&cluster).len() >= before + 2)
+        .expect("it is");
+    drop(driver);
+    lose_metadata(&cluster);
+    std::fs::rename(data(&cluster, 3).join("wal"), data(&cluster, 3).join("elsewhere")).expect("it has a log");
+
+    let refused = restore(&cluster, 1, &[]);
+    let told = text(&refused.stdout);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("--accept-data-loss"), "{told}");
+    assert!(told.contains("of node 3") && told.contains("was not read"), "{told}");
+    assert!(!data(&cluster, 1).join("raft").exists(), "nothing was made");
+
+    let elsewhere = format!("file://{}", data(&cluster, 3).join("elsewhere").display());
+    let whole = restore(&cluster, 1, &["--wal", &elsewhere]);
+    assert!(whole.status.success(), "{}{}", text(&whole.stdout), text(&whole.stderr));
+    assert!(!text(&whole.stdout).contains("MAY BE LOST"), "{}", text(&whole.stdout));
+}
