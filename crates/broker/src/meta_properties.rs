@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use common::{NodeId, Random};
+use common::{NodeId, Random, SystemRandom};
 
 /// Identity of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,11 @@ pub(crate) fn create(dir: &Path, meta: &MetaProperties) -> Result<(), MetaError>
 }
 
 pub(crate) fn new_cluster_id(random: &dyn Random) -> String {
+    base64_uuid(random)
+}
+
+/// 22 characters, as Kafka writes a UUID.
+fn base64_uuid(random: &dyn Random) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random.uuid().as_bytes())
 }
 
@@ -87,7 +92,10 @@ fn parse(text: &str) -> Result<MetaProperties, String> {
 fn write_atomically(dir: &Path, path: &Path, meta: &MetaProperties) -> io::Result<()> {
     let temporary = path.with_extension("properties.tmp");
     let mut file = fs::File::create(&temporary)?;
-    write!(file, "version=1\ncluster.id={}\nnode.id={}\n", meta.cluster_id, meta.node_id)?;
+    // Kafka's tools want it, for what they tell of this node; nothing here asks for it.
+    let directory_id = base64_uuid(&SystemRandom);
+    let MetaProperties { cluster_id, node_id } = meta;
+    write!(file, "version=1\ncluster.id={cluster_id}\nnode.id={node_id}\ndirectory.id={directory_id}\n")?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     wal::direct::fsync_dir(dir)
@@ -108,6 +116,9 @@ mod tests {
         let first = MetaProperties { cluster_id, node_id: NodeId(3) };
         create(dir.path(), &first).expect("created");
         assert_eq!(load(dir.path(), NodeId(3)).expect("read"), Some(first));
+        let text = fs::read_to_string(dir.path().join("meta.properties")).expect("written");
+        let directory = text.lines().find_map(|line| line.strip_prefix("directory.id="));
+        assert_eq!(directory.map(str::len), Some(22), "{text}");
     }
 
     #[test]

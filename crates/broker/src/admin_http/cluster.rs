@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::Broker;
 use crate::cluster::balancing::plan_now;
-use crate::cluster::peer::Kind;
-use crate::cluster::peer::messages::{QuorumAnswer, QuorumChange, QuorumRequest, decode, encode};
+use crate::cluster::member::QuorumChangeError;
+use crate::cluster::peer::messages::QuorumChange;
 
 /// How long a change of the quorum may take.
 const QUORUM_DEADLINE: Duration = Duration::from_secs(30);
@@ -119,9 +119,9 @@ pub(super) async fn abandon(State(broker): State<Arc<Broker>>, Path(wal): Path<S
     Ok(told(&json!({ "abandoned": wal.to_string(), "partitions": lost })))
 }
 
-/// The metadata quorum as this broker sees it.
+/// The metadata quorum as its leader sees it.
 pub(super) async fn quorum(State(broker): State<Arc<Broker>>) -> Response {
-    let quorum = broker.metadata.quorum();
+    let quorum = broker.member.quorum(QUORUM_DEADLINE).await;
     let members = broker.member.raft.members();
     let members: Vec<Value> = members
         .iter()
@@ -146,10 +146,10 @@ pub(super) async fn change_quorum(
         "forget" => QuorumChange::Forget,
         other => return Err((StatusCode::NOT_FOUND, format!("{other} is none of add, remove, forget\n"))),
     };
-    let request = encode(&QuorumRequest { change: change as i32, node: id });
-    let asked = broker.member.ask_leader(Kind::Quorum, request, QUORUM_DEADLINE).await;
-    let answer: QuorumAnswer = asked.and_then(decode).map_err(refused)?;
-    if answer.done { Ok(quorum(State(broker)).await) } else { Err(refused(answer.reason)) }
+    match broker.member.change_quorum(change, NodeId(id), QUORUM_DEADLINE).await {
+        Ok(()) => Ok(quorum(State(broker)).await),
+        Err(QuorumChangeError::Refused(reason) | QuorumChangeError::Unanswered(reason)) => Err(refused(reason)),
+    }
 }
 
 /// The balancer: its mode, its newest decisions (of this process, while it was the active controller), and what it would do now.

@@ -1,7 +1,8 @@
 //! DescribeQuorum (key 55), versions 0–2: the metadata quorum, as the one partition of `__cluster_metadata`. Version 1
-//! brings times, 2 directories and nodes.
+//! brings times, 2 directories and nodes. Any broker answers: it asks the active controller.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages::describe_quorum_response::{Node, PartitionData, ReplicaState, TopicData};
 use kafka_protocol::messages::{BrokerId, DescribeQuorumRequest, DescribeQuorumResponse, TopicName};
@@ -17,6 +18,8 @@ pub(super) struct DescribeQuorum;
 
 /// Kafka's name of the metadata log.
 const METADATA_TOPIC: &str = "__cluster_metadata";
+/// How long the active controller may take to answer.
+const WAIT: Duration = Duration::from_secs(5);
 /// What stands for a time that is not known.
 const UNKNOWN_MS: i64 = -1;
 
@@ -29,7 +32,11 @@ impl Handle for DescribeQuorum {
         context: RequestContext,
         request: DescribeQuorumRequest,
     ) -> Reply<DescribeQuorumResponse> {
-        Reply::Now(answer(context.version, &request, &broker.metadata.quorum(), broker.clock.wall_ms()))
+        let (version, broker) = (context.version, Arc::clone(broker));
+        Reply::Later(Box::pin(async move {
+            let quorum = broker.member.quorum(WAIT).await;
+            answer(version, &request, &quorum, broker.clock.wall_ms())
+        }))
     }
 }
 

@@ -37,6 +37,7 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod raft_voters;
 mod sync_group;
 mod unregister_broker;
 
@@ -195,6 +196,8 @@ pub static REGISTRY: &[Api] = &[
     api::<unregister_broker::UnregisterBroker>(),
     api::<list_config_resources::ListConfigResources>(),
     api::<describe_topic_partitions::DescribeTopicPartitions>(),
+    api::<raft_voters::AddRaftVoter>(),
+    api::<raft_voters::RemoveRaftVoter>(),
 ];
 
 /// The API with that key on the wire.
