@@ -124,6 +124,9 @@ pub struct Figures {
     pub first_ack_all: Spread,
     /// Affected partitions that took no record again.
     pub never: usize,
+    /// From the first action until metadata named somebody else for all that the first broker it was done to had led;
+    /// `None` if that never was, or it had led nothing.
+    pub replaced_ms: Option<f64>,
     /// From the first action until each live broker led its fair share (within 15 %) and that stayed so.
     pub balanced_ms: Option<f64>,
     pub latency_before: Latency,
@@ -192,6 +195,7 @@ pub fn figures(plan: &Plan, record: &Record) -> Figures {
         first_ack: affected(|one| one.first_ack_us),
         first_ack_all: all(|one| one.first_ack_us),
         never: partitions.iter().filter(|one| one.never).count(),
+        replaced_ms: window.replaced(),
         balanced_ms: window.balanced(),
         latency_before: window.latency(window.calm_us, from),
         latency_during: window.latency(from, to),
@@ -278,6 +282,19 @@ impl Window<'_> {
         let within = actions().find(|done| (gap.from_us..gap.to_us).contains(&done.from_us));
         let just_before = || actions().rfind(|done| done.from_us < gap.from_us && gap.from_us < done.to_us + LATER_US);
         within.or_else(just_before).map_or(0, |done| gap.to_us - done.from_us)
+    }
+
+    fn replaced(&self) -> Option<f64> {
+        let victim = self.record.done.first()?.action.node()?;
+        let before = self.leaders_before()?;
+        let led: Vec<usize> =
+            (0..before.leaders.len()).filter(|&index| before.leaders[index] == Some(victim)).collect();
+        let is_led = |seen: &Sighting, index: usize| {
+            seen.leaders.get(index).copied().flatten().is_some_and(|leader| leader != victim)
+        };
+        let mut later = self.record.sightings.iter().filter(|seen| seen.at_us > self.fault_us);
+        let replaced = later.find(|seen| !led.is_empty() && led.iter().all(|&index| is_led(seen, index)))?;
+        Some((replaced.at_us - self.fault_us) as f64 / 1e3)
     }
 
     /// Counted from the first action. Whoever is down or drained at the time is to lead nothing.
@@ -449,6 +466,23 @@ mod tests {
         assert_eq!(balanced(&restart, &[before, without, back, (40, all, &[1, 2, 3, 1, 2, 3])]), Some(20_000.0));
         let drain = [(Action::Drain(1), 20, 22)];
         assert_eq!(balanced(&drain, &[before, (23, all, &[2, 2, 3, 3, 2, 3])]), Some(3_000.0));
+    }
+
+    #[test]
+    fn replaced_once_others_lead_all_of_it() {
+        let all: &[u32] = &[1, 2, 3];
+        let replaced = |sightings: &[(u64, &[u32], &[u32])]| {
+            let seen = |(at, brokers, leaders): &(u64, &[u32], &[u32])| seen(at * 1_000_000, brokers, leaders);
+            let record = record(&[(Action::Pause(1), 20, 21)], sightings.iter().map(seen).collect());
+            Window { record: &record, fault_us: 20_000_000, calm_us: 0 }.replaced()
+        };
+        let before: (u64, &[u32], &[u32]) = (1, all, &[1, 2, 3, 1, 2, 3]);
+        assert_eq!(replaced(&[before]), None);
+        assert_eq!(replaced(&[before, (24, all, &[2, 2, 3, 1, 2, 3])]), None, "it still leads one");
+        assert_eq!(replaced(&[before, (24, all, &[2, 2, 3, 0, 2, 3])]), None, "nobody leads one");
+        let (given, back): (&[u32], &[u32]) = (&[2, 2, 3, 3, 2, 3], &[1, 2, 3, 1, 2, 3]);
+        assert_eq!(replaced(&[before, (24, all, given), (30, all, back)]), Some(4_000.0));
+        assert_eq!(replaced(&[(1, all, &[2, 3, 2, 3, 2, 3]), (24, all, given)]), None, "it led nothing");
     }
 
     #[test]

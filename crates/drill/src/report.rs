@@ -201,6 +201,7 @@ impl Report {
             spread(&total.first_ack_all),
             String::new(),
             String::new(),
+            String::new(),
         ]
     }
 
@@ -226,7 +227,7 @@ impl Report {
     }
 }
 
-const COLUMNS: usize = 12;
+const COLUMNS: usize = 13;
 const HEAD: [&str; COLUMNS] = [
     "run",
     "node",
@@ -238,6 +239,7 @@ const HEAD: [&str; COLUMNS] = [
     "unavailable ms",
     "first ack ms",
     "of all ms",
+    "replaced ms",
     "balanced ms",
     "p99 ms before, during",
 ];
@@ -258,6 +260,7 @@ fn row(number: usize, run: &Figures) -> [String; COLUMNS] {
         spread(&run.unavailable),
         spread(&run.first_ack),
         spread(&run.first_ack_all),
+        run.replaced_ms.map_or("-".to_owned(), |ms| format!("{ms:.0}")),
         run.balanced_ms.map_or("no".to_owned(), |ms| format!("{ms:.0}")),
         format!("{:.0}, {:.0}", run.latency_before.p99_ms, run.latency_during.p99_ms),
     ]

@@ -5,7 +5,9 @@ pub mod broker;
 pub mod cluster;
 pub mod driver;
 pub mod moto;
+pub mod stop_at;
 pub mod tools;
+pub mod wires;
 
 use std::fs::File;
 use std::io;

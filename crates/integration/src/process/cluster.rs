@@ -36,6 +36,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Where to put its files; the system's place for temporary files if `None`.
     pub parent: Option<PathBuf>,
+    /// Port of the first broker, the others' follow; any that are free if `None`.
+    pub first_port: Option<u16>,
 }
 
 impl Cluster {
@@ -52,7 +54,7 @@ impl Cluster {
         };
         let mut cluster = Self { launcher, dir, bootstrap: String::new(), env: options.env.clone() };
         let brokers = options.brokers.max(1);
-        let port = free_ports(u16::try_from(brokers)?)?.to_string();
+        let port = options.first_port.map_or_else(|| free_ports(u16::try_from(brokers).unwrap_or(1)), Ok)?.to_string();
         let brokers = brokers.to_string();
         let mut arguments = vec!["-n", &brokers, "-p", &port];
         for property in &options.properties {
@@ -153,7 +155,7 @@ impl Cluster {
 }
 
 /// The first of `brokers` ports in a row that nobody has, as nobody has the controllers' ports that go with them.
-fn free_ports(brokers: u16) -> Result<u16> {
+pub(super) fn free_ports(brokers: u16) -> Result<u16> {
     let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
         let first = free_port()?;

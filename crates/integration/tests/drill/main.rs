@@ -1,8 +1,10 @@
 //! `ottla drill` with its real client: librdkafka, a real broker, kill -9. Needs `--features drill`, because the client
 //! is a C library that takes minutes to compile.
 
+mod faults;
+
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::SystemClock;
@@ -44,18 +46,33 @@ fn drilled(scenario: Scenario) -> Report {
 
 fn drilled_among(brokers: u32, scenario: Scenario, victim: Victim) -> Report {
     let cluster = Cluster::start(&Options { brokers, ..Options::default() }).expect("the brokers start");
+    run(&cluster, &cluster.bootstrap, brokers, scenario, victim, &commands(&cluster, brokers))
+}
+
+/// What `ottla local` and `ottla broker` can do to a cluster.
+fn commands(cluster: &Cluster, brokers: u32) -> Commands {
     let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
-    let ottla = text(&tools::ottla().expect("it builds"));
-    let operator = Commands::of_ottla(&ottla, &text(cluster.dir()));
-    operator.watch(&(1..=brokers).collect::<Vec<_>>());
+    let commands = Commands::of_ottla(&text(&tools::ottla().expect("it builds")), &text(cluster.dir()));
+    commands.watch(&(1..=brokers).collect::<Vec<_>>());
+    commands
+}
+
+fn run(
+    cluster: &Cluster,
+    bootstrap: &str,
+    brokers: u32,
+    scenario: Scenario,
+    victim: Victim,
+    operator: &dyn Operator,
+) -> Report {
     let plan = Plan { brokers: brokers as usize, replication: brokers.min(3) as i16, ..plan(scenario) };
-    let clients = Librdkafka::new(&cluster.bootstrap, &[], plan.in_flight_bytes).expect("settings");
-    let view = TcpView::new(&cluster.bootstrap);
+    let clients = Librdkafka::new(bootstrap, &[], plan.in_flight_bytes).expect("settings");
+    let view = TcpView::new(bootstrap);
     let interrupted = AtomicBool::new(false);
     let drill = Drill {
         clients: &clients,
         view: &view,
-        operator: &operator,
+        operator,
         clock: Arc::new(SystemClock),
         tell: &|line: &str| println!("{line}"),
         interrupted: &interrupted,
@@ -89,14 +106,22 @@ static TURN: Mutex<()> = Mutex::new(());
 /// What holds of every drill among three: nothing is lost, nobody waits for ever, and clients are told nothing but to ask
 /// elsewhere.
 fn drilled_among_three(scenario: Scenario, victim: Victim) -> Report {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let report = drilled_among(3, scenario, victim);
+    judge(&report);
+    report
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn judge(report: &Report) {
     println!("{}", report.table());
     let run = &report.runs[0];
     assert!(report.is_clean(), "{}", run.verdict);
     assert!(run.acked > 5_000 && run.acked == run.sent, "{}", run.verdict);
     assert!(run.first_ack.max_ms < 20_000.0, "{:?}", run.first_ack);
-    report
 }
 
 #[test]
