@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use ottla_simulation::entropy;
 use ottla_simulation::run::{Settings, run};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 #[derive(Parser)]
 #[command(about = "Runs a simulated cluster under random faults")]
@@ -68,6 +70,15 @@ fn main() -> Result<ExitCode> {
     }
 }
 
+/// What the log's lines begin with.
+struct SimulatedTime;
+
+impl FormatTime for SimulatedTime {
+    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
+        write!(line, "{:>11.6}", turmoil::sim_elapsed().unwrap_or_default().as_secs_f64())
+    }
+}
+
 /// Ends the process: a task that panics would only be missing, one that never waits would stop time.
 fn give_up(seed: u64, reason: &str) -> ! {
     println!("{reason}\nseed {seed} FAILED\nagain: ottla-sim run --seed {seed}");
@@ -76,7 +87,7 @@ fn give_up(seed: u64, reason: &str) -> ! {
 
 fn one(arguments: &RunArguments) -> Result<ExitCode> {
     if let Some(level) = arguments.log {
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).without_time().init();
+        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_timer(SimulatedTime).init();
     }
     let seed = arguments.seed;
     std::panic::set_hook(Box::new(move |panic| {

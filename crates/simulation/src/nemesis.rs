@@ -294,6 +294,7 @@ impl Nemesis {
 
     fn kill(&mut self, sim: &mut Sim<'_>, world: &World, node: NodeId) {
         self.wanted.remove(&node);
+        world.node(node).ready.store(false, Ordering::SeqCst);
         // First the disk: what is dropped with the process must not write.
         world.node(node).disk.kill();
         if sim.is_host_running(host(node)) {

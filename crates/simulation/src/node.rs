@@ -53,6 +53,7 @@ pub fn config(world: &World, node: NodeId) -> BrokerConfig {
 /// Runs the process until it is told to stop, or cannot go on.
 pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
     let name = host(node);
+    world.node(node).ready.store(false, Ordering::SeqCst);
     let machine = SimulatedMachine::new(&world, node);
     loop {
         world.judge.source_lost(node.0.unsigned_abs());
@@ -67,7 +68,11 @@ pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
             }
         };
         world.trace.line(&name, &format!("is ready, node epoch {}", running.broker().node_epoch));
-        match life(&world, node, &running).await {
+        let ready = &world.node(node).ready;
+        ready.store(true, Ordering::SeqCst);
+        let ending = life(&world, node, &running).await;
+        ready.store(false, Ordering::SeqCst);
+        match ending {
             None => {
                 let report = running.stop().await;
                 world.trace.line(&name, &format!("stopped, {} bytes left in its log", report.left_in_wal));

@@ -169,7 +169,8 @@ fn play(sim: &mut Sim<'_>, world: &World, nemesis: &mut Nemesis) -> Result<(), S
     steps(sim, world, LIVENESS, |sim| {
         nemesis.revive(sim, world);
         let served = world.served();
-        (served < lanes).then(|| format!("{served} of {lanes} producers are served"))
+        let missing = waiting("not there", world.missing());
+        missing.or_else(|| (served < lanes).then(|| format!("{served} of {lanes} producers are served")))
     })?;
     world.enter(Phase::Drain);
     steps(sim, world, LIVENESS, |sim| {

@@ -93,6 +93,8 @@ pub struct NodeWorld {
     pub stop: AtomicBool,
     /// A fault of its disk may end the process.
     pub may_fail: AtomicBool,
+    /// The broker serves.
+    pub ready: AtomicBool,
 }
 
 /// How the object store is when nothing is wrong with it.
@@ -113,6 +115,7 @@ impl NodeWorld {
             drains: Mutex::default(),
             stop: AtomicBool::new(false),
             may_fail: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
         }
     }
 }
@@ -205,6 +208,13 @@ impl World {
     #[must_use]
     pub fn served(&self) -> usize {
         self.served.lock().len()
+    }
+
+    /// Brokers that do not serve.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let missing = self.node_ids().filter(|node| !self.node(*node).ready.load(Ordering::SeqCst));
+        missing.map(|node| format!("broker {node}")).collect()
     }
 
     /// `who` has something to do before the next phase may begin.

@@ -22,8 +22,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause after a failed connection, random between the least and twice it, doubled with each failure up to the most.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(500);
-/// A call that had no answer for so long, on a connection that was silent since, ends the connection: its other end may be
-/// unplugged, which TCP takes minutes to find out.
+/// Calls that had no answer for so long, on a connection that was silent since, end the connection: its other end may be
+/// unplugged, which TCP takes minutes to find out, and as long again to find out that it is back. Each of them may have been
+/// given up earlier.
 const SILENCE_MAX: Duration = Duration::from_millis(900);
 /// Requests that wait to be written, of one connection.
 const QUEUE: usize = 1024;
@@ -68,8 +69,8 @@ struct Connection {
     next_id: AtomicU64,
     /// `None` once the connection has ended.
     waiting: Mutex<Option<Waiting>>,
-    /// Boot time, in ms, at which something came last.
-    heard_ms: AtomicU64,
+    /// Boot time, in ms, of the first call since something came last; 0 if there was none.
+    asked_ms: AtomicU64,
     given_up: Notify,
 }
 
@@ -126,8 +127,10 @@ impl Peers {
             Some(waiting) => drop(waiting.insert(id, sender)),
             None => return Err(TransportError::Unreachable(format!("the connection to {address} has ended"))),
         }
-        let _forgets =
-            Forgets { connection: &connection, id, clock: &*self.inner.clock, asked: self.inner.clock.boot() };
+        // Who was asked before and has not answered since, has been silent since then.
+        let now = millis(self.inner.clock.boot()).max(1);
+        let _ = connection.asked_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        let _forgets = Forgets { connection: &connection, id, clock: &*self.inner.clock };
         let bytes = body.len() as u64;
         if connection.requests.send((Frame { id, kind: kind as u8, body }, ())).await.is_err() {
             return Err(TransportError::Lost(format!("the connection to {address} ended")));
@@ -179,21 +182,20 @@ impl Peers {
         }
         let (requests, queue) = mpsc::channel(QUEUE);
         let waiting = Mutex::new(Some(HashMap::new()));
-        let heard_ms = AtomicU64::new(millis(self.inner.clock.boot()));
-        let (next_id, given_up) = (AtomicU64::new(1), Notify::new());
-        let connection = Arc::new(Connection { requests, next_id, waiting, heard_ms, given_up });
+        let (next_id, asked_ms, given_up) = (AtomicU64::new(1), AtomicU64::new(0), Notify::new());
+        let connection = Arc::new(Connection { requests, next_id, waiting, asked_ms, given_up });
         self.run(socket, queue, Arc::clone(&connection), theirs.node);
         Ok(connection)
     }
 
     fn run(&self, socket: TcpStream, queue: mpsc::Receiver<(Frame, ())>, connection: Arc<Connection>, node: NodeId) {
         let (reader, writer) = socket.into_split();
-        let (service, clock) = (Weak::clone(&self.inner.service), Arc::clone(&self.inner.clock));
+        let service = Weak::clone(&self.inner.service);
         let mut tasks = self.inner.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             let ended = tokio::select! {
-                ended = read_answers(reader, &connection, &*clock) => ended,
+                ended = read_answers(reader, &connection) => ended,
                 ended = wire::write_frames(writer, queue) => ended,
                 () = connection.given_up.notified() => Err(std::io::ErrorKind::TimedOut.into()),
             };
@@ -212,14 +214,14 @@ struct Forgets<'a> {
     connection: &'a Connection,
     id: u64,
     clock: &'a dyn Clock,
-    asked: Duration,
 }
 
 impl Drop for Forgets<'_> {
     fn drop(&mut self) {
         let unanswered = self.connection.waiting.lock().as_mut().is_some_and(|all| all.remove(&self.id).is_some());
-        let heard_since = self.connection.heard_ms.load(Ordering::Relaxed) > millis(self.asked);
-        if unanswered && !heard_since && self.clock.boot().saturating_sub(self.asked) >= SILENCE_MAX {
+        let asked = self.connection.asked_ms.load(Ordering::Relaxed);
+        let silent = millis(self.clock.boot()).saturating_sub(asked);
+        if unanswered && asked > 0 && silent >= millis(SILENCE_MAX) {
             self.connection.given_up.notify_one();
         }
     }
@@ -229,12 +231,12 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn read_answers(reader: OwnedReadHalf, connection: &Connection, clock: &dyn Clock) -> std::io::Result<()> {
+async fn read_answers(reader: OwnedReadHalf, connection: &Connection) -> std::io::Result<()> {
     let mut reader = BufReader::new(reader);
     loop {
         let head = wire::read_head(&mut reader).await?;
         let frame = wire::read_body(&mut reader, &head).await?;
-        connection.heard_ms.store(millis(clock.boot()), Ordering::Relaxed);
+        connection.asked_ms.store(0, Ordering::Relaxed);
         let waiter = connection.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&frame.id));
         let answer = match frame.kind {
             DONE => Ok(frame.body),

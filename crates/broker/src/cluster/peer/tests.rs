@@ -121,6 +121,19 @@ async fn a_silent_peer_costs_a_deadline_and_then_the_connection() {
 }
 
 #[tokio::test]
+async fn short_calls_to_a_silent_peer_end_the_connection_together() {
+    let rig = listen("c").await;
+    let (peers, watcher) = caller(2, "c");
+    for _ in 0..5 {
+        // Each is given up sooner than silence is believed, as Raft's are.
+        let silent = peers.call(&rig.address, Lane::Control, Kind::Heartbeat, Bytes::new(), SECOND / 4).await;
+        assert!(matches!(silent, Err(TransportError::Lost(_))), "{silent:?}");
+    }
+    watcher.heard_of(NodeId(1)).await;
+    rig.supervisor.stop(SECOND).await;
+}
+
+#[tokio::test]
 async fn a_node_of_another_cluster_is_turned_away_by_either_side() {
     let rig = listen("mine").await;
     let (peers, _watcher) = caller(2, "yours");
