@@ -34,6 +34,8 @@ pub enum Action {
     Hold(String, String),
     /// What was held back is delivered.
     Release(String, String),
+    /// So many messages in a thousand between two hosts are lost.
+    Lose(String, String, u32),
     /// The wall clock of a node jumps by so many milliseconds.
     Jump(NodeId, i64),
     /// A disk takes so many times as long.
@@ -132,7 +134,7 @@ impl Draw {
         let cut = |from: &str, to: &str| {
             both(Action::Cut(from.to_owned(), to.to_owned()), Action::Mend(from.to_owned(), to.to_owned()))
         };
-        let actions = match self.random.below(18) {
+        let actions = match self.random.below(19) {
             0 | 1 | 2 => both(Action::Kill(node), Action::Start(node)),
             3 | 4 => both(Action::CutPower(node), Action::Start(node)),
             5 => both(Action::Stop(node), Action::Start(node)),
@@ -165,7 +167,12 @@ impl Draw {
                 let kind = kinds[usize::try_from(self.random.below(3)).unwrap_or(0)];
                 both(Action::Store(kind), Action::Store(StoreTrouble::None))
             }
-            16 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
+            16 => {
+                let permille = 1 + u32::try_from(self.random.below(50)).unwrap_or(0);
+                let lose = |permille| Action::Lose(name.clone(), other.clone(), permille);
+                both(lose(permille), lose(0))
+            }
+            17 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
             _ => {
                 let partition = u32::try_from(self.random.below(u64::from(self.partitions))).unwrap_or(0);
                 vec![(at, Action::Order(Order::Move(partition, node)))]
@@ -218,6 +225,7 @@ impl Nemesis {
         let hosts: Vec<String> = world.node_ids().map(host).chain(CLIENT_HOSTS.map(str::to_owned)).collect();
         for (index, a) in hosts.iter().enumerate() {
             for b in &hosts[..index] {
+                sim.set_link_fail_rate(a.as_str(), b.as_str(), 0.0);
                 sim.repair(a.as_str(), b.as_str());
                 sim.release(a.as_str(), b.as_str());
             }
@@ -280,6 +288,9 @@ impl Nemesis {
             Action::Mend(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
             Action::Hold(a, b) => sim.hold(a.as_str(), b.as_str()),
             Action::Release(a, b) => sim.release(a.as_str(), b.as_str()),
+            Action::Lose(a, b, permille) => {
+                sim.set_link_fail_rate(a.as_str(), b.as_str(), f64::from(*permille) / 1000.0);
+            }
             Action::Jump(node, by) => world.node(*node).clocks.jump(*by),
             Action::SlowDisk(node, times) => world.node(*node).disk.set_slowness(*times),
             Action::FullDisk(node, full) => world.node(*node).disk.set_full(*full),
