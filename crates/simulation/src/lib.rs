@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod entropy;
+pub mod invariants;
 pub mod judge;
 pub mod machine;
 pub mod nemesis;

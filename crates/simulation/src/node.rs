@@ -67,6 +67,7 @@ pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
                 continue;
             }
         };
+        *world.node(node).broker.lock() = Arc::downgrade(running.broker());
         world.trace.line(&name, &format!("is ready, node epoch {}", running.broker().node_epoch));
         let ready = &world.node(node).ready;
         ready.store(true, Ordering::SeqCst);

@@ -10,6 +10,7 @@ use turmoil::{Builder, Sim};
 use crate::client::member::Member;
 use crate::client::producer::Producer;
 use crate::client::{follower, observer, operator, producer, reader, setup};
+use crate::invariants;
 use crate::machine::EPOCH_MS;
 use crate::nemesis::{CLIENT_HOSTS, Nemesis};
 use crate::node;
@@ -140,7 +141,7 @@ fn steps(
     loop {
         // Often enough for what takes seconds.
         if sim.elapsed().subsec_millis().is_multiple_of(20) {
-            world.disks.check()?;
+            world.watch.lock().look(world)?;
             let Some(reason) = done(sim) else { return Ok(()) };
             if sim.elapsed() >= until {
                 return Err(format!("after {within:?} in phase {:?}: {reason}", world.phase()));
@@ -181,5 +182,6 @@ fn play(sim: &mut Sim<'_>, world: &World, nemesis: &mut Nemesis) -> Result<(), S
     world.enter(Phase::ReadBack);
     steps(sim, world, LIVENESS, |_| waiting("not read back", busy_with("read")))?;
     world.enter(Phase::Over);
-    world.disks.check()
+    let defects = invariants::at_rest(world);
+    if defects.is_empty() { Ok(()) } else { Err(defects.join("\n")) }
 }

@@ -1,10 +1,11 @@
 //! What outlives the processes of a simulation: disks, the object store, clocks; and what all parts of it share.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use broker::Broker;
 use broker::meta_properties::MetaProperties;
 use common::simulated_disk::SimulatedDisk;
 use common::store::{FaultPlan, Faults};
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use wal::simulation::{SimulatedDisks, SimulatedSizes};
 
+use crate::invariants::Watch;
 use crate::judge::Judge;
 use crate::machine::Clocks;
 use crate::trace::Trace;
@@ -89,6 +91,8 @@ pub struct NodeWorld {
     /// Asked over its admin port, which is no part of the simulated network: whether it is to be drained, and where the answer
     /// goes.
     pub drains: Mutex<Vec<(bool, oneshot::Sender<Result<(), String>>)>>,
+    /// What runs on it, if it is up.
+    pub broker: Mutex<Weak<Broker>>,
     /// The process is to stop by itself.
     pub stop: AtomicBool,
     /// A fault of its disk may end the process.
@@ -113,6 +117,7 @@ impl NodeWorld {
             raft: Arc::default(),
             faults: Arc::new(Faults::new(sound_store(), own())),
             drains: Mutex::default(),
+            broker: Mutex::default(),
             stop: AtomicBool::new(false),
             may_fail: AtomicBool::new(false),
             ready: AtomicBool::new(false),
@@ -136,6 +141,8 @@ pub struct World {
     pub disks: Arc<SimulatedDisks>,
     /// What the object store holds.
     pub objects: Arc<dyn ObjectStore>,
+    /// What was seen of the cluster's state.
+    pub watch: Mutex<Watch>,
     /// What operators have still to do.
     pub orders: Mutex<VecDeque<Order>>,
     nodes: Vec<NodeWorld>,
@@ -160,6 +167,7 @@ impl World {
             judge: Judge::default(),
             disks: SimulatedDisks::new(SimulatedSizes::default(), of_disks),
             objects: Arc::new(InMemory::new()),
+            watch: Mutex::default(),
             orders: Mutex::default(),
             nodes: (0..shape.nodes).map(|_| NodeWorld::new(&random)).collect(),
             random,

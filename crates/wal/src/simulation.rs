@@ -86,18 +86,20 @@ impl SimulatedDisks {
 
     /// Whether the logs are as they should be.
     ///
-    /// Errors: an owner acknowledged what lies behind the end where its log was sealed.
+    /// Errors: an owner acknowledged what lies behind the end where its log was sealed, or anything without a lease.
     pub fn check(&self) -> Result<(), String> {
         for (path, log) in &*self.logs.lock() {
             let (uuid, published) = (log.superblock.uuid, *log.published.lock());
+            let node = log.superblock.node;
+            if published.unleased {
+                return Err(format!("log {uuid} of node {node} was acknowledged without a lease"));
+            }
             let sector = read_seal(&Handle::observing(log), path, uuid).map_err(|error| error.to_string())?;
             if let Some(end) = sector.end
-                && published > end
+                && published.upto > end
             {
-                let node = log.superblock.node;
-                return Err(format!(
-                    "log {uuid} of node {node} was sealed at {end} and acknowledged up to {published}"
-                ));
+                let upto = published.upto;
+                return Err(format!("log {uuid} of node {node} was sealed at {end} and acknowledged up to {upto}"));
             }
         }
         Ok(())

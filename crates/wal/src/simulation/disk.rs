@@ -26,9 +26,17 @@ pub(super) struct StoredLog {
     pub(super) image: Mutex<Image>,
     random: Arc<dyn Random>,
     /// What its owners have acknowledged, in all their lives.
-    pub(super) published: Mutex<Lsn>,
+    pub(super) published: Mutex<Published>,
     lock: Arc<Mutex<Option<DiskLife>>>,
     turn: Arc<Mutex<Option<DiskLife>>>,
+}
+
+/// What owners of a log have let others know of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Published {
+    pub(super) upto: Lsn,
+    /// Once without a lease.
+    pub(super) unleased: bool,
 }
 
 /// A lock that ends with its holder's life, as the kernel's do.

@@ -100,6 +100,7 @@ impl Write {
                 self.shared.fail(&error);
                 break;
             }
+            self.log.published.lock().unleased |= self.shared.gate.as_ref().is_some_and(|gate| !gate.is_open());
             if self.shared.publish(flush) {
                 self.growth.notify_one();
             }
@@ -131,6 +132,7 @@ impl Write {
         self.writer.sync(&*self.shared.device)?;
         self.life.pause().await;
         self.writer.check_seal(&*self.shared.device)?;
+        // From the look at the gate on nothing comes between, so that whoever watches can tell whether it was passed.
         self.life.pause().await;
         while !self.shared.gate_is_open()? {
             while !self.shared.gate_is_open()? {
@@ -139,13 +141,12 @@ impl Write {
             self.life.pause().await;
             self.writer.check_seal(&*self.shared.device)?;
         }
-        self.life.pause().await;
         Ok(())
     }
 
     /// Notes how far this log's owner has let others know of its records.
     fn acknowledged(&self) {
         let mut published = self.log.published.lock();
-        *published = self.shared.durable.get().max(*published);
+        published.upto = self.shared.durable.get().max(published.upto);
     }
 }
