@@ -324,6 +324,8 @@ fn start_mover(
     clock: &Arc<dyn Clock>,
     supervisor: &Supervisor,
 ) -> Arc<Mover> {
+    let loads = Arc::clone(&life.member.loads).run(partitions.clone(), Arc::clone(clock), supervisor.stop_signal());
+    supervisor.spawn("loads", loads);
     let (member, partitions, groups) = (Arc::clone(&life.member), partitions.clone(), groups.clone());
     let (streams, clock) = (Arc::clone(streams), Arc::clone(clock));
     let mover = Arc::new(Mover::new(member, life.node_epoch, partitions, groups, streams, clock));

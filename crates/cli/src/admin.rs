@@ -97,6 +97,9 @@ pub(crate) fn balance(command: &BalanceCommand) -> Result<()> {
     let answer = admin.ask("GET", "/balance")?;
     let active = if answer["active"] == true { "this node is the active controller" } else { "another node decides" };
     tell(&format!("balancer: {}; {active}", text(&answer["mode"])));
+    for line in answer["nodes"].as_array().into_iter().flatten() {
+        tell(text(line));
+    }
     for line in answer[what].as_array().into_iter().flatten() {
         tell(&format!("  {}", text(line)));
     }

@@ -123,7 +123,8 @@ pub struct Balancer {
     settings: Settings,
     /// Smoothed cost of each partition that carries anything.
     costs: BTreeMap<StreamId, f64>,
-    sampled: Option<Duration>,
+    /// What each carried last, and when that was told.
+    newest: BTreeMap<StreamId, (Traffic, Duration)>,
     /// Since when a node's life is known.
     lives: BTreeMap<NodeId, (NodeEpoch, Duration)>,
     /// Where and when partitions were moved.
@@ -141,7 +142,7 @@ impl Balancer {
         Self {
             settings,
             costs: BTreeMap::new(),
-            sampled: None,
+            newest: BTreeMap::new(),
             lives: BTreeMap::new(),
             moved: BTreeMap::new(),
             traffic_off_since: None,
@@ -151,19 +152,68 @@ impl Balancer {
         }
     }
 
-    /// Takes what partitions carried since the last call; those not named keep what is known of them. `now` is boot time.
+    /// Takes what partitions carried since they were named last; those not named keep what is known of them. `now` is boot
+    /// time.
     pub fn observe(&mut self, now: Duration, image: &MetadataImage, samples: &BTreeMap<StreamId, Traffic>) {
-        let elapsed = now.saturating_sub(self.sampled.unwrap_or(now)).as_secs_f64();
-        let is_first = self.sampled.is_none();
-        self.sampled = Some(now);
-        let kept = 0.5_f64.powf(elapsed / HALF_LIFE.as_secs_f64());
         for (stream, traffic) in samples {
+            let since = self.newest.insert(*stream, (*traffic, now)).map(|(_, since)| since);
             let cost = self.costs.entry(*stream).or_insert(traffic.cost());
-            if !is_first {
+            if let Some(since) = since {
+                let kept = 0.5_f64.powf(now.saturating_sub(since).as_secs_f64() / HALF_LIFE.as_secs_f64());
                 *cost = *cost * kept + traffic.cost() * (1.0 - kept);
             }
         }
         self.costs.retain(|stream, _| image.streams.contains_key(stream));
+        self.newest.retain(|stream, _| image.streams.contains_key(stream));
+    }
+
+    /// What would be moved by and by if everything stayed as it is. Changes nothing.
+    #[must_use]
+    pub fn preview(&self, image: &MetadataImage) -> Vec<Move> {
+        let mut later = Self::new(Settings { moves_per_second: 1000.0, ..self.settings });
+        later.costs.clone_from(&self.costs);
+        // Twice: a node must be known for a while before it is given anything, and traffic be off for a while.
+        later.plan(Duration::ZERO, image);
+        later.plan(Duration::from_secs(3600), image)
+    }
+
+    /// What each live node leads, and carries where that was told, in words.
+    #[must_use]
+    pub fn describe(&self, image: &MetadataImage) -> Vec<String> {
+        let mut nodes: BTreeMap<NodeId, (usize, Traffic, f64)> = BTreeMap::new();
+        for id in image.nodes.values().filter(|node| !node.fenced).map(|node| node.id) {
+            nodes.insert(id, (0, Traffic::default(), 0.0));
+        }
+        for partition in image.topics.values().flat_map(|topic| &topic.partitions) {
+            let Some((leads, traffic, cost)) = nodes.get_mut(&partition.leader) else { continue };
+            *leads += 1;
+            *cost += self.costs.get(&partition.stream).copied().unwrap_or(0.0);
+            let newest = self.newest.get(&partition.stream).map(|(traffic, _)| *traffic).unwrap_or_default();
+            traffic.bytes_in += newest.bytes_in;
+            traffic.bytes_out += newest.bytes_out;
+            traffic.requests += newest.requests;
+        }
+        let count = nodes.len().max(1) as f64;
+        let leaders = nodes.values().map(|(leads, ..)| *leads as f64).sum::<f64>() / count;
+        let cost = nodes.values().map(|(.., cost)| *cost).sum::<f64>() / count;
+        let percent = |of: f64, fair: f64| if fair > 0.0 { of * 100.0 / fair } else { 100.0 };
+        let line = |(id, (leads, traffic, carries)): (&NodeId, &(usize, Traffic, f64))| {
+            let leads = format!(
+                "node {id} leads {leads} partitions ({:.0} % of a fair share)",
+                percent(*leads as f64, leaders)
+            );
+            if self.newest.is_empty() {
+                return leads;
+            }
+            let megabytes = |bytes: u64| bytes as f64 / 1e6;
+            let (bytes_in, bytes_out) = (megabytes(traffic.bytes_in), megabytes(traffic.bytes_out));
+            let (requests, share) = (traffic.requests, percent(*carries, cost));
+            format!(
+                "{leads}, which carry {bytes_in:.2} MB/s in, {bytes_out:.2} MB/s out and {requests} requests/s ({share:.0} % of \
+                 a fair share)"
+            )
+        };
+        nodes.iter().map(line).collect()
     }
 
     /// What to move now: no more than the settings allow since the last call, most useful first. Nothing while a partition's

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Broker;
-use crate::cluster::balancing::plan_now;
 use crate::cluster::member::QuorumChangeError;
 use crate::cluster::peer::messages::QuorumChange;
 
@@ -157,6 +156,6 @@ pub(super) async fn balance(State(broker): State<Arc<Broker>>) -> Response {
     let balancing = &broker.member.balancing;
     let mode = format!("{:?}", balancing.mode()).to_lowercase();
     let active = broker.member.controller.is_active();
-    let plan = plan_now(&broker.metadata.image());
-    told(&json!({ "mode": mode, "active": active, "decisions": balancing.decisions(), "plan": plan }))
+    let (nodes, plan) = balancing.plan();
+    told(&json!({ "mode": mode, "active": active, "nodes": nodes, "decisions": balancing.decisions(), "plan": plan }))
 }

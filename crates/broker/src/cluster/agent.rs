@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::lease::Lease;
 use super::member::Member;
 use super::peer::Kind;
-use super::peer::messages::{HeartbeatAnswer, HeartbeatRequest, Verdict, decode, encode};
+use super::peer::messages::{HeartbeatAnswer, HeartbeatRequest, Load, Verdict, decode, encode};
 
 /// Pause before another attempt when no controller answered.
 const RETRY: Duration = Duration::from_millis(50);
@@ -47,7 +47,11 @@ impl Agent {
             let leader = self.member.raft.leader();
             let sent = self.clock.boot();
             self.lease.limit(sent + 2 * self.interval);
-            let answer = self.ask().await;
+            let loads = self.member.loads.take();
+            let answer = self.ask(loads.clone()).await;
+            if !answer.as_ref().is_ok_and(|answer| answer.verdict() == Verdict::Granted) {
+                self.member.loads.give_back(loads);
+            }
             let pause = match answer.as_ref().map(|answer| (answer.verdict(), answer.lease_ms)) {
                 Ok((Verdict::Granted, ms)) => {
                     self.lease.grant(sent, Duration::from_millis(ms));
@@ -73,11 +77,12 @@ impl Agent {
         }
     }
 
-    async fn ask(&self) -> Result<HeartbeatAnswer, String> {
+    async fn ask(&self, loads: Vec<Load>) -> Result<HeartbeatAnswer, String> {
         let request = HeartbeatRequest {
             node: self.member.node.0,
             node_epoch: self.node_epoch.0,
             applied: self.member.metadata.image().applied.0,
+            loads,
         };
         // Another one is better than a late one.
         let deadline = self.interval * 2;

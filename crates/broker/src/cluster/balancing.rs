@@ -1,5 +1,5 @@
 //! The active controller's care for who leads what: spreads leaders evenly, sends them home, and finds new ones for what a
-//! fail-over left behind. It decides by metadata alone, and every decision is a record there before anything moves: a new
+//! fail-over left behind. It decides by metadata and by what brokers tell of their traffic; every decision is a record there before anything moves: a new
 //! controller goes on where the last one was.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -46,6 +46,8 @@ pub struct Balancing {
     metadata: MetadataClient,
     peers: Peers,
     clock: Arc<dyn Clock>,
+    /// Knows nothing while this node is not the active controller.
+    balancer: Mutex<Balancer>,
     decisions: Mutex<VecDeque<String>>,
 }
 
@@ -60,13 +62,23 @@ impl Balancing {
         peers: Peers,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { mode, controller, metadata, peers, clock, decisions: Mutex::default() }
+        Self { mode, controller, metadata, peers, clock, balancer: Mutex::new(fresh()), decisions: Mutex::default() }
     }
 
     /// Whether it acts.
     #[must_use]
     pub fn mode(&self) -> BalanceMode {
         self.mode
+    }
+
+    /// What nodes lead and carry, as far as this node was told, and what it would move by and by.
+    #[must_use]
+    pub fn plan(&self) -> (Vec<String>, Vec<String>) {
+        let image = self.metadata.image();
+        let balancer = self.balancer.lock();
+        let planned = balancer.preview(&image);
+        let moves = planned.iter().map(|one| describe(&image, one, "would move")).collect();
+        (balancer.describe(&image), moves)
     }
 
     /// The newest decisions of this controller with their reasons, oldest first.
@@ -84,20 +96,22 @@ impl Balancing {
     }
 
     async fn run_forever(&self) -> Infallible {
-        let (mut balancer, mut lives) = (Balancer::new(Settings::default()), Lives::new());
+        let mut lives = Lives::new();
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             if !self.controller.is_active() {
-                (balancer, lives) = (Balancer::new(Settings::default()), Lives::new());
+                (*self.balancer.lock(), lives) = (fresh(), Lives::new());
+                drop(self.controller.take_loads());
                 continue;
             }
             let image = self.metadata.image();
+            self.balancer.lock().observe(self.clock.boot(), &image, &self.controller.take_loads());
             self.remember(&mut lives, &image);
             for (node, epoch) in stranded(&image) {
                 self.controller.end_again(node, epoch).await;
             }
             if self.mode != BalanceMode::Off {
-                self.balance(&mut balancer, &image).await;
+                self.balance(&image).await;
             }
             if self.mode == BalanceMode::On {
                 self.send_home(&lives).await;
@@ -114,8 +128,8 @@ impl Balancing {
     }
 
     /// Decides who should lead, and has metadata say so.
-    async fn balance(&self, balancer: &mut Balancer, image: &MetadataImage) {
-        let planned = balancer.plan(self.clock.boot(), image);
+    async fn balance(&self, image: &MetadataImage) {
+        let planned = self.balancer.lock().plan(self.clock.boot(), image);
         if planned.is_empty() {
             return;
         }
@@ -176,12 +190,6 @@ fn describe(image: &MetadataImage, one: &Move, verb: &str) -> String {
     format!("{} {verb} from {} to {}: {}", partition.unwrap_or_default(), one.from, one.to, one.reason)
 }
 
-/// What the balancer would do now with a cluster like `image`, if it had seen nothing before.
-#[must_use]
-pub fn plan_now(image: &MetadataImage) -> Vec<String> {
-    let mut balancer = Balancer::new(Settings { moves_per_second: 1000.0, ..Settings::default() });
-    // Twice: a node must be known for a while before it is given anything.
-    balancer.plan(Duration::ZERO, image);
-    let planned = balancer.plan(Duration::from_secs(3600), image);
-    planned.iter().map(|one| describe(image, one, "would move")).collect()
+fn fresh() -> Balancer {
+    Balancer::new(Settings::default())
 }

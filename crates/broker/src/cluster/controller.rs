@@ -1,23 +1,24 @@
 //! The active controller: grants leases, and ends the lives of brokers that are lost. Every voter runs one; it is active while
 //! the node leads metadata, and knows nothing that its successor could not find out again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::supervisor::StopSignal;
-use common::{Clock, LogIndex, NodeEpoch, NodeId};
+use common::{Clock, LogIndex, NodeEpoch, NodeId, StreamId};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use metadata::{MetadataClient, Node};
+use metadata::balance::Traffic;
+use metadata::{MetadataClient, MetadataImage, Node};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::fail_over::{Ended, FailOvers};
 use super::peer::Peers;
-use super::peer::messages::{HeartbeatAnswer, HeartbeatRequest, Verdict};
+use super::peer::messages::{HeartbeatAnswer, HeartbeatRequest, Load, Verdict};
 use super::sessions::{Sessions, Suspicion};
 use crate::config::BrokerConfig;
 
@@ -33,6 +34,8 @@ pub struct Controller {
     patience: Duration,
     /// `None` while this node does not lead.
     sessions: Mutex<Option<Sessions>>,
+    /// What partitions carry, told since the balancer looked last. Bounded by the number of partitions.
+    loads: Mutex<BTreeMap<StreamId, Traffic>>,
     /// Whose connections ended while this node did not lead: a node that dies with the controller on it is missed at once
     /// by the next one. Bounded by the number of nodes.
     missed: Mutex<BTreeSet<NodeId>>,
@@ -58,6 +61,7 @@ impl Controller {
             lease: config.quorum.session_timeout,
             patience: config.quorum.suspicion,
             sessions: Mutex::new(None),
+            loads: Mutex::default(),
             missed: Mutex::default(),
             confirmations: Confirmations::default(),
             fail_overs: FailOvers::new(metadata.clone(), peers.clone(), Arc::clone(clock)),
@@ -104,11 +108,30 @@ impl Controller {
         if !image.nodes.get(&node).is_some_and(|known| known.epoch == epoch && !known.fenced) {
             return answer(Verdict::Fenced);
         }
+        self.hear(&image, node, &request.loads);
         match self.sessions.lock().as_mut().map(|sessions| sessions.heartbeat(node, epoch, self.clock.boot())) {
             None => answer(Verdict::NotLeader),
             Some(false) => answer(Verdict::Suspected),
             Some(true) => answer(Verdict::Granted),
         }
+    }
+
+    /// Whoever leads a partition knows what it carries.
+    fn hear(&self, image: &MetadataImage, node: NodeId, told: &[Load]) {
+        let mut loads = self.loads.lock();
+        for load in told {
+            let stream = StreamId(load.stream);
+            let leader = image.streams.get(&stream).and_then(|known| image.partition_of(known)).map(|one| one.leader);
+            if leader == Some(node) {
+                let Load { bytes_in, bytes_out, requests, .. } = *load;
+                loads.insert(stream, Traffic { bytes_in, bytes_out, requests });
+            }
+        }
+    }
+
+    /// What partitions carry, as far as it was told since the last call.
+    pub(super) fn take_loads(&self) -> BTreeMap<StreamId, Traffic> {
+        std::mem::take(&mut *self.loads.lock())
     }
 
     /// Gives what a fenced node still leads to others.

@@ -15,6 +15,7 @@ use super::backup::Backup;
 use super::balancing::Balancing;
 use super::controller::Controller;
 use super::doubt::{Doubts, PeerWatch};
+use super::loads::Loads;
 use super::peer::messages::{
     AppliedRequest, JoinAnswer, JoinRequest, Peer, QuorumAnswer, QuorumChange, QuorumRequest, decode, encode,
 };
@@ -63,6 +64,8 @@ pub struct Member {
     pub balancing: Arc<Balancing>,
     /// Which of its peers may be gone.
     pub doubts: Arc<Doubts>,
+    /// What this broker's partitions carry, to be told.
+    pub loads: Arc<Loads>,
     /// Copies metadata to the object store, while this node is the active controller.
     pub backup: Arc<Backup>,
     /// Who this node is to its peers.
@@ -124,7 +127,20 @@ impl Member {
         let balancing = Arc::new(balancing);
         supervisor.spawn("balancer", Arc::clone(&balancing).run(supervisor.stop_signal()));
         supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
-        Ok(Self { node, raft, metadata, peers, service, controller, balancing, backup, doubts, identity, address })
+        Ok(Self {
+            node,
+            raft,
+            metadata,
+            peers,
+            service,
+            controller,
+            balancing,
+            loads: Arc::default(),
+            backup,
+            doubts,
+            identity,
+            address,
+        })
     }
 
     /// Waits, at most a second, until every live broker has applied what this one has.

@@ -9,6 +9,7 @@ pub mod doubt;
 pub(crate) mod drainer;
 mod fail_over;
 pub mod lease;
+pub mod loads;
 pub mod member;
 pub mod mover;
 pub mod peer;

@@ -148,6 +148,7 @@ impl Partition {
         };
         let lsn = self.stream.append(&request, bytes, patch).map_err(|error| self.refused(&mut state, &error))?;
         // From here on nothing fails: state is what the log holds.
+        self.meter.wrote(bytes.len() as u64);
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         state.appended(tag, next_offset.0, *max_timestamp_ms, len, lsn, *now_ms);
         // Keeps the queue of pending appends short although nobody asks for the high watermark.

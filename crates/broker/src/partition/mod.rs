@@ -7,6 +7,7 @@ mod append;
 mod checkpoint;
 mod high_watermark;
 mod leader_epochs;
+mod meter;
 mod open;
 mod opener;
 mod partitions;
@@ -36,6 +37,7 @@ use wal::DurableLsn;
 
 pub use append::{AppendOrigin, AppendRefused, AppendedBatch};
 pub use checkpoint::CheckpointError;
+pub use meter::Meter;
 pub use open::OpenError;
 pub use partitions::{LookupError, Partitions, PartitionsParts};
 pub use producer_ids::ProducerIds;
@@ -62,6 +64,7 @@ pub struct Partition {
     index: i32,
     leader_epoch: i32,
     stream: Arc<Stream>,
+    meter: Meter,
     state: Mutex<PartitionState>,
 }
 
@@ -94,6 +97,12 @@ impl Partition {
     #[must_use]
     pub fn stream(&self) -> &Arc<Stream> {
         &self.stream
+    }
+
+    /// What it carries.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// First offset (inclusive).

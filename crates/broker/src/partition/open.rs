@@ -10,7 +10,7 @@ use s3stream::{CheckpointSource, FetchError, Stream};
 use super::checkpoint::{self, CheckpointError, PartitionCheckpoint};
 use super::producer_state::ProducerStates;
 use super::state::PartitionState;
-use super::{Environment, Partition, Topic};
+use super::{Environment, Meter, Partition, Topic};
 
 /// Why a partition cannot be opened. It stays without a leader until a later attempt succeeds.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,8 @@ impl Partition {
         }
         state.lead(leader_epoch, stream.next_offset().0);
         let coordinator_owned = topic.is_coordinator_owned();
-        let partition = Self { environment, topic, index, leader_epoch, stream, state: Mutex::new(state) };
+        let partition =
+            Self { environment, topic, index, leader_epoch, stream, meter: Meter::default(), state: Mutex::new(state) };
         let partition = Arc::new(partition);
         if !coordinator_owned {
             let source: Weak<Self> = Arc::downgrade(&partition);

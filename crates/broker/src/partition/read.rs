@@ -88,7 +88,7 @@ impl Partition {
             return Ok(Some(read));
         }
         let fetched = self.stream.fetch_cached(from, until, max_bytes);
-        Ok(fetched.map(|fetched| read.filled(fetched, until, max_bytes, min_one)))
+        Ok(fetched.map(|fetched| self.metered(read.filled(fetched, until, max_bytes, min_one))))
     }
 
     /// As [`Self::read_cached`], reading from log or store what memory does not hold.
@@ -108,13 +108,18 @@ impl Partition {
         match self.stream.fetch(from, until, max_bytes, class).await {
             // A lease that ran out meanwhile makes the answer one that nobody should hear.
             Ok(_) if !self.environment.lease.is_valid() => Err(ReadError::NotLeader),
-            Ok(fetched) => Ok(read.filled(fetched, until, max_bytes, min_one)),
+            Ok(fetched) => Ok(self.metered(read.filled(fetched, until, max_bytes, min_one))),
             // The log start may have moved up since the check.
             Err(FetchError::OutOfRange { start, next }) => {
                 Err(ReadError::OutOfRange { offset: from, log_start: start, log_end: next })
             }
             Err(error) => Err(ReadError::Storage(error)),
         }
+    }
+
+    fn metered(&self, read: PartitionRead) -> PartitionRead {
+        self.meter.read(read.bytes as u64);
+        read
     }
 
     fn bounds(&self, from: Offset, isolation: Isolation) -> Result<Bounds, ReadError> {

@@ -186,6 +186,28 @@ fn a_short_burst_moves_nothing() {
     }
 }
 
+/// Portions come when they come: what is told half as often changes what is known by as much.
+#[test]
+fn what_is_known_depends_on_time_and_not_on_how_often_it_is_told() {
+    let mut simulation = Simulation::new(&[None, None], Settings::default());
+    simulation.create(2, 1, |_| MEGABYTE);
+    let (often, seldom) = (StreamId(1), StreamId(2));
+    let carries = |megabytes: u64| Traffic { bytes_in: megabytes * MEGABYTE, ..Traffic::default() };
+    for second in (0..=120).step_by(5) {
+        let now = Duration::from_secs(second);
+        let traffic = carries(if second == 0 { 1 } else { 9 });
+        let mut told: BTreeMap<StreamId, Traffic> = std::iter::once((often, traffic)).collect();
+        if second % 20 == 0 {
+            told.insert(seldom, traffic);
+        }
+        simulation.balancer.observe(now, &simulation.image, &told);
+    }
+    let cost = |stream| simulation.balancer.costs[&stream];
+    assert!((cost(often) / cost(seldom) - 1.0).abs() < 0.01, "{} {}", cost(often), cost(seldom));
+    let nodes = simulation.balancer.describe(&simulation.image);
+    assert!(nodes[0].contains("leads 1 partitions (100 % of a fair share), which carry 9.00 MB/s in"), "{nodes:?}");
+}
+
 #[test]
 fn what_hardly_carries_anything_is_balanced_by_number_alone() {
     let mut simulation = Simulation::new(&[None; 3], Settings::default());

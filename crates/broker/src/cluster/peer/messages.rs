@@ -57,7 +57,7 @@ pub struct JoinAnswer {
 }
 
 /// [`Kind::Heartbeat`](super::Kind::Heartbeat): a broker wants to serve on.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Eq, Message)]
 pub struct HeartbeatRequest {
     /// The broker.
     #[prost(int32, tag = "1")]
@@ -68,6 +68,26 @@ pub struct HeartbeatRequest {
     /// Index of metadata up to which it has applied.
     #[prost(uint64, tag = "3")]
     pub applied: u64,
+    /// What partitions that it leads carry: those whose turn it is. Others stay as they were told.
+    #[prost(message, repeated, tag = "4")]
+    pub loads: Vec<Load>,
+}
+
+/// What a partition carries, per second.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Load {
+    /// Its stream.
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    /// Bytes produced.
+    #[prost(uint64, tag = "2")]
+    pub bytes_in: u64,
+    /// Bytes fetched.
+    #[prost(uint64, tag = "3")]
+    pub bytes_out: u64,
+    /// Requests that touched it.
+    #[prost(uint64, tag = "4")]
+    pub requests: u64,
 }
 
 /// What becomes of a lease.

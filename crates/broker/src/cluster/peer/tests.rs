@@ -178,15 +178,30 @@ async fn hostile_bytes_end_a_connection_and_nothing_else() {
 #[test]
 fn bytes_between_nodes_never_change() {
     use super::messages::{
-        HandOverEntry, HandOverRequest, HeartbeatRequest, JoinRequest, Move, MoveRequest, Peer, SealAnswer,
-        SealRequest, Tail, encode,
+        HandOverEntry, HandOverRequest, HeartbeatRequest, JoinRequest, Load, Move, MoveRequest, Peer, QuorumAnswer,
+        QuorumView, ReplicaView, SealAnswer, SealRequest, Tail, encode,
     };
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let hello = Hello { version: 1, node: NodeId(2), lane: Lane::Bulk, cluster_id: "c".into() };
     assert_eq!(hex(&hello.encode()), "4f54544c41504545520001000000020101".to_owned() + "63");
     let peer = Peer { node: 2, address: "h:1".into() };
     assert_eq!(hex(&encode(&JoinRequest { peer: Some(peer) })), "0a0708021203683a31");
-    assert_eq!(hex(&encode(&HeartbeatRequest { node: 2, node_epoch: 7, applied: 9 })), "080210071809");
+    let heartbeat = HeartbeatRequest { node: 2, node_epoch: 7, applied: 9, loads: Vec::new() };
+    assert_eq!(hex(&encode(&heartbeat)), "080210071809");
+    let loads = vec![Load { stream: 5, bytes_in: 1, bytes_out: 2, requests: 3 }];
+    assert_eq!(
+        hex(&encode(&HeartbeatRequest { loads, ..heartbeat })),
+        "0802100718092208080510011802".to_owned() + "2003"
+    );
+    let view = QuorumView {
+        leader: 1,
+        term: 2,
+        committed_end: 3,
+        voters: vec![ReplicaView { node: 1, log_end: 3 }],
+        observers: vec![ReplicaView { node: 4, log_end: 2 }],
+    };
+    let answer = QuorumAnswer { done: true, state: Some(view), ..QuorumAnswer::default() };
+    assert_eq!(hex(&encode(&answer)), "08012212080110021803220408011003".to_owned() + "2a0408041002");
     let seal = SealRequest { wal: vec![1].into(), location: "l".into(), lease_expired: true, applied: 9 };
     assert_eq!(hex(&encode(&seal)), "0a010112016c18012009");
     let tails = vec![Tail { stream: 5, end: 6 }];
