@@ -13,7 +13,7 @@ mod board;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +172,7 @@ impl Balancer {
     pub fn preview(&self, image: &MetadataImage) -> Vec<Move> {
         let mut later = Self::new(Settings { moves_per_second: 1000.0, ..self.settings });
         later.costs.clone_from(&self.costs);
+        later.newest.clone_from(&self.newest);
         // Twice: a node must be known for a while before it is given anything, and traffic be off for a while.
         later.plan(Duration::ZERO, image);
         later.plan(Duration::from_secs(3600), image)
@@ -222,7 +223,9 @@ impl Balancer {
         self.refill(now);
         self.remember(now, image);
         let settled = |id: NodeId| self.lives.get(&id).is_some_and(|(_, since)| now.saturating_sub(*since) >= SETTLE);
-        let Some(mut board) = Board::new(image, &self.costs, settled) else { return Vec::new() };
+        let unknown = BTreeMap::new();
+        let costs = if self.is_told(image) { &self.costs } else { &unknown };
+        let Some(mut board) = Board::new(image, costs, settled) else { return Vec::new() };
         let under_way = self.moved.iter().filter(|(stream, (to, _))| board.is_under_way(**stream, *to)).count();
         let allowed = (self.tokens.max(0.0) as usize).min(UNDER_WAY_MAX.saturating_sub(under_way));
         self.wake(now, &board);
@@ -242,6 +245,21 @@ impl Balancer {
             moves.extend(next);
         }
         moves
+    }
+
+    /// Whether every node that leads anything has told what it carries. One of an earlier version never does, and must not be
+    /// taken for idle; a new controller hears of all of them by and by.
+    fn is_told(&self, image: &MetadataImage) -> bool {
+        let (mut silent, mut told) = (BTreeSet::new(), BTreeSet::new());
+        for partition in image.topics.values().flat_map(|topic| &topic.partitions) {
+            let known = self.newest.contains_key(&partition.stream);
+            if known {
+                told.insert(partition.leader)
+            } else {
+                silent.insert(partition.leader)
+            };
+        }
+        silent.is_subset(&told)
     }
 
     fn refill(&mut self, now: Duration) {

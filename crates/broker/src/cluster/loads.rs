@@ -16,6 +16,8 @@ use crate::partition::Partitions;
 
 /// Time between samples, at least: the next one waits until the last one is told.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+/// Every so many samples all is told, news or not: another controller may not have heard of it.
+const REPEAT: u32 = 12;
 /// Partitions that one heartbeat tells of.
 const PORTION: usize = 512;
 
@@ -65,9 +67,10 @@ impl Loads {
     }
 }
 
-/// Tells only what is news: that a partition which carried nothing still carries nothing is none.
+/// Tells what is news, and now and then all: that a partition which carried nothing still carries nothing is none.
 #[derive(Default)]
 struct Sampler {
+    samples: u32,
     /// Whether each partition carried anything when it was told of last.
     told: BTreeMap<StreamId, bool>,
 }
@@ -77,11 +80,13 @@ impl Sampler {
         let elapsed_ms = elapsed.as_millis().max(1);
         let rate = |count: u64| u64::try_from(u128::from(count) * 1000 / elapsed_ms).unwrap_or(u64::MAX);
         let before = std::mem::take(&mut self.told);
+        self.samples = self.samples.wrapping_add(1);
+        let is_repeat = self.samples % REPEAT == 0;
         let mut loads = Vec::new();
         for (stream, traffic) in taken {
             let carries = traffic != Traffic::default();
             self.told.insert(stream, carries);
-            if carries || before.get(&stream) != Some(&false) {
+            if carries || is_repeat || before.get(&stream) != Some(&false) {
                 let Traffic { bytes_in, bytes_out, requests } = traffic;
                 let (bytes_in, bytes_out, requests) = (rate(bytes_in), rate(bytes_out), rate(requests));
                 loads.push(Load { stream: stream.0, bytes_in, bytes_out, requests });
@@ -111,6 +116,8 @@ mod tests {
         assert_eq!(told(&[0, 50]), [(1, 0), (2, 10)]);
         assert_eq!(told(&[]), []);
         assert_eq!(told(&[0]), [(1, 0)], "it is back: somebody else may have told of it meanwhile");
+        let quiet = (0..REPEAT).filter(|_| !told(&[0]).is_empty()).count();
+        assert_eq!(quiet, 1, "now and then all is told, for a controller that is new");
     }
 
     #[test]

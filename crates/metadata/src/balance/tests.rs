@@ -186,6 +186,24 @@ fn a_short_burst_moves_nothing() {
     }
 }
 
+/// A node of an earlier version: what it carries is not known, and not nothing.
+#[test]
+fn a_node_that_tells_nothing_is_not_taken_for_idle() {
+    let mut simulation = Simulation::new(&[None, None], Settings::default());
+    simulation.create(8, 1, |_| MEGABYTE * 10);
+    let silent = simulation.image.streams_led_by(NodeId(1)).collect::<Vec<_>>();
+    let traffic = simulation.traffic.clone();
+    simulation.traffic.retain(|stream, _| !silent.contains(stream));
+    for _ in 0..120 {
+        assert_eq!(simulation.tick(), [], "both lead as many");
+    }
+    assert_eq!(simulation.balancer.preview(&simulation.image), []);
+    // Once it tells, it shows that it carries more.
+    simulation.traffic = traffic;
+    silent.iter().for_each(|stream| drop(simulation.traffic.insert(*stream, MEGABYTE * 100 * stream.0)));
+    assert!(!simulation.settle().is_empty());
+}
+
 /// Portions come when they come: what is told half as often changes what is known by as much.
 #[test]
 fn what_is_known_depends_on_time_and_not_on_how_often_it_is_told() {
