@@ -77,7 +77,6 @@ fn a_lost_quorum_is_rebuilt_and_nothing_acknowledged_is_lost() {
     wait_until(PATIENCE, "more was committed", || copies(&cluster).last() > Some(&copy)).expect("it is");
     lose_metadata(&cluster);
 
-    // Without its log a node makes no new and empty cluster of what it finds.
     let restored = restore(&cluster, 1, &["--from", &copy]);
     let told = text(&restored.stdout);
     assert!(restored.status.success(), "{told}{}", text(&restored.stderr));
@@ -119,4 +118,19 @@ fn what_may_be_lost_is_told_and_has_to_be_accepted() {
     let whole = restore(&cluster, 1, &["--wal", &elsewhere]);
     assert!(whole.status.success(), "{}{}", text(&whole.stdout), text(&whole.stderr));
     assert!(!text(&whole.stdout).contains("MAY BE LOST"), "{}", text(&whole.stdout));
+}
+
+/// A node that had a metadata log and lost it makes no empty cluster of its name.
+#[test]
+fn a_lone_node_without_its_metadata_log_says_what_to_do() {
+    let properties = vec!["ottla.metadata.backup.interval.ms=1000".to_owned()];
+    let cluster = Cluster::start(&Options { properties, ..Options::default() }).expect("it starts");
+    wait_until(PATIENCE, "metadata is copied", || !copies(&cluster).is_empty()).expect("it is");
+    cluster.kill().expect("it runs");
+    std::fs::remove_dir_all(data(&cluster, 1).join("raft")).expect("it has a metadata log");
+    let refused = format!("{:#}", cluster.restart().expect_err("it has no metadata"));
+    assert!(refused.contains("ottla metadata restore"), "{refused}");
+    let restored = restore(&cluster, 1, &[]);
+    assert!(restored.status.success(), "{}{}", text(&restored.stdout), text(&restored.stderr));
+    cluster.restart().expect("it goes on");
 }
