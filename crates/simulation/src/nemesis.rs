@@ -1,6 +1,6 @@
 //! What goes wrong, and when: drawn from the seed before the run begins.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -92,7 +92,12 @@ pub struct Nemesis {
     pub faults: u64,
     /// Processes that are to run.
     wanted: BTreeSet<NodeId>,
+    /// Since when those of them do not.
+    down: BTreeMap<NodeId, Duration>,
 }
+
+/// A process that ended is started again so much later.
+const RESTART: Duration = Duration::from_millis(100);
 
 /// Hosts from which clients work.
 pub const CLIENT_HOSTS: [&str; 2] = ["c1", "c2"];
@@ -189,7 +194,7 @@ impl Nemesis {
         let random = SeededRandom::new(seed ^ 0x006e_656d_6573_6973);
         let mut draw = Draw { random, nodes, partitions, actions: Vec::new() };
         let length_ms = 4_000 + draw.random.below(12_000);
-        let faults = 1 + draw.random.below(8);
+        let faults = 1 + draw.random.below(12);
         for _ in 0..faults {
             let at = draw.millis(100, length_ms);
             draw.fault(at);
@@ -208,6 +213,7 @@ impl Nemesis {
             length: Duration::from_millis(length_ms),
             faults,
             wanted: (1..=nodes).map(NodeId).collect(),
+            down: BTreeMap::new(),
         }
     }
 
@@ -246,8 +252,11 @@ impl Nemesis {
 
     /// Starts the processes that do not run and should, as whoever looks after services does.
     pub fn revive(&mut self, sim: &mut Sim<'_>, world: &World) {
+        let now = sim.elapsed();
         for node in &self.wanted {
-            if !sim.is_host_running(host(*node)) {
+            if sim.is_host_running(host(*node)) {
+                self.down.remove(node);
+            } else if now.saturating_sub(*self.down.entry(*node).or_insert(now)) >= RESTART {
                 let machine = world.node(*node);
                 machine.stop.store(false, Ordering::SeqCst);
                 sim.bounce(host(*node));

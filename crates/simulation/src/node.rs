@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use broker::config::{BrokerConfig, Properties};
 use broker::{Ending, RunningBroker, start_on};
-use common::{NodeId, Random as _};
+use common::NodeId;
 use metadata::{Command, Outcome};
 
 use crate::machine::SimulatedMachine;
@@ -62,9 +62,8 @@ pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
             Ok(running) => running,
             Err(error) => {
                 world.trace.line(&name, &format!("does not start: {error}"));
-                // As whoever looks after a service would: again, a little later.
-                tokio::time::sleep(Duration::from_millis(500 + world.random.below(500))).await;
-                continue;
+                blame(&world, node, &format!("does not start: {error}"));
+                return Ok(());
             }
         };
         *world.node(node).broker.lock() = Arc::downgrade(running.broker());
@@ -85,12 +84,17 @@ pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
             }
             Some(Ending::Failed(reason)) => {
                 world.trace.line(&name, &format!("failed: {reason}"));
-                if !world.node(node).may_fail.load(Ordering::SeqCst) {
-                    world.judge.complain(format!("{name} failed although its disk did not: {reason}"));
-                }
+                blame(&world, node, &reason);
                 return Ok(());
             }
         }
+    }
+}
+
+/// Nothing but its disk may end a process, or keep it from starting.
+fn blame(world: &World, node: NodeId, reason: &str) {
+    if !world.node(node).may_fail.load(Ordering::SeqCst) {
+        world.judge.complain(format!("broker {node}, whose disk did not fail: {reason}"));
     }
 }
 

@@ -48,15 +48,18 @@ impl Node {
         Some(LeaderInfo { node, address: self.addresses.of(node, &logged.unwrap_or_default()) })
     }
 
-    /// Completes when somebody else leads than `than`, or nobody; returns who.
+    /// Completes when somebody else leads than `than`, or nobody; returns who. Never completes once Raft has ended, which is told
+    /// by [`Node::failed`]: whoever waits again and again would turn in a circle.
     pub async fn leader_changed(&self, than: Option<&LeaderInfo>) -> Option<LeaderInfo> {
         let mut metrics = self.raft.server_metrics();
         loop {
             drop(metrics.borrow_and_update());
             let leader = self.leader();
-            // An end of the metrics is the end of Raft, which is told elsewhere.
-            if leader.as_ref() != than || metrics.changed().await.is_err() {
+            if leader.as_ref() != than {
                 return leader;
+            }
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
             }
         }
     }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{ManualClock, NodeEpoch, NodeId};
+use futures::FutureExt as _;
 use uuid::Uuid;
 
 use super::{NoPeers, Node, NodeConfig};
@@ -59,6 +60,16 @@ async fn a_restart_finds_what_was_committed_with_and_without_a_snapshot() {
     assert_eq!(client.image().topics, before.topics);
     assert_eq!(client.image().streams, before.streams);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_hears_of_leaders_after_the_end() {
+    let (node, _client) = start(&Arc::new(MemoryLogStore::default())).await;
+    let leader = node.leader();
+    assert!(leader.is_some());
+    node.stop().await;
+    let last = node.leader();
+    assert!(node.leader_changed(last.as_ref()).now_or_never().is_none(), "the news is that there is none");
 }
 
 async fn wait_for_empty_log(store: &MemoryLogStore) {

@@ -23,7 +23,8 @@ pub async fn run(world: Arc<World>) -> turmoil::Result {
             None => tokio::time::sleep(Duration::from_millis(50)).await,
             Some(order) => {
                 let done = obey(&mut router, order).await;
-                router.trace(&format!("{order:?}: {done:?}"));
+                let done = done.map_or_else(|error| error.to_string(), |()| "done".to_owned());
+                router.trace(&format!("{order:?}: {done}"));
             }
         }
     }
