@@ -99,8 +99,8 @@ pub async fn restore(
         meta_properties::create(&config.data_dir, &meta).map_err(failed)?;
     }
     tell(&format!(
-        "node {} is the only voter of a new quorum. Remove the directory `{RAFT}` of every other node before it starts; then \
-         start this node, then the others, and give them votes with `ottla quorum add`",
+        "node {} is the only voter of a new quorum. Remove the directory `{RAFT}` of every other node that voted before it \
+         starts; then start this node, then the others, and give them votes with `ottla quorum add`",
         config.node_id
     ));
     Ok(())
@@ -152,7 +152,7 @@ async fn find_copy(
 
 async fn only_cluster(store: &dyn ObjectStore) -> Result<String, RestoreError> {
     let listed = store.list_with_delimiter(Some(&Key::from("metadata"))).await.map_err(failed)?;
-    let names = listed.common_prefixes.iter().filter_map(|prefix| prefix.parts().last());
+    let names = listed.common_prefixes.iter().filter_map(|prefix| prefix.parts().next_back());
     let names: Vec<String> = names.map(|name| name.as_ref().to_owned()).collect();
     match names.as_slice() {
         [only] => Ok(only.clone()),

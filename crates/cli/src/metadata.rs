@@ -16,7 +16,7 @@ pub(crate) enum MetadataCommand {
     Restore(RestoreArgs),
 }
 
-/// For when the metadata logs of all voters are lost, or of so many that no majority is left. Stop every node first. What was
+/// For when the metadata logs of all voters are lost, or of so many that no majority is left. Stop every node that votes first. What was
 /// done after the copy was taken is found again in the object store and in write-ahead logs as far as they prove it; the
 /// command tells, partition by partition, what it found. Nothing is changed where records may be missing that were
 /// acknowledged, unless --accept-data-loss says so.

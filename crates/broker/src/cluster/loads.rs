@@ -81,7 +81,7 @@ impl Sampler {
         let rate = |count: u64| u64::try_from(u128::from(count) * 1000 / elapsed_ms).unwrap_or(u64::MAX);
         let before = std::mem::take(&mut self.told);
         self.samples = self.samples.wrapping_add(1);
-        let is_repeat = self.samples % REPEAT == 0;
+        let is_repeat = self.samples.is_multiple_of(REPEAT);
         let mut loads = Vec::new();
         for (stream, traffic) in taken {
             let carries = traffic != Traffic::default();

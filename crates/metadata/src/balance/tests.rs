@@ -200,7 +200,7 @@ fn a_node_that_tells_nothing_is_not_taken_for_idle() {
     assert_eq!(simulation.balancer.preview(&simulation.image), []);
     // Once it tells, it shows that it carries more.
     simulation.traffic = traffic;
-    silent.iter().for_each(|stream| drop(simulation.traffic.insert(*stream, MEGABYTE * 100 * stream.0)));
+    simulation.traffic.extend(silent.iter().map(|stream| (*stream, MEGABYTE * 100 * stream.0)));
     assert!(!simulation.settle().is_empty());
 }
 

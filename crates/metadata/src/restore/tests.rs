@@ -87,7 +87,7 @@ impl Cluster {
             attempt: 0,
             size: 100,
             checkpoints: new.iter().map(|slice| (slice.stream, slice.end)).collect(),
-            slices: new.iter().map(|one| found_slice(one)).collect(),
+            slices: new.iter().map(found_slice).collect(),
         };
         self.store.insert(id, found);
         if commits {
