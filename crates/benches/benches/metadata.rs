@@ -1,15 +1,19 @@
 //! Metadata at 100,000 partitions of 20 ranges each, three replicas, led by 100 nodes: applying a commit, the failover of a
-//! node and a move of all it leads, planning both, publishing an image, walking everything, and the memory of it.
+//! node and a move of all it leads, planning both, publishing an image, walking everything, answering a client that asks
+//! for everything, and the memory of it.
 //! `cargo bench --bench metadata`.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use common::{LogIndex, Lsn, NodeEpoch, NodeId, ObjectId, Offset, StreamEpoch, StreamId};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use kafka_protocol::protocol::Encodable as _;
 use metadata::balance::{Balancer, Settings, Traffic};
 use metadata::command::{FailOver, NewObject, NewSlice, Seal};
+use metadata::image::Endpoint;
 use metadata::placement::plan_fail_over;
 use metadata::state::{State, apply};
 use metadata::{Command, Outcome, Registration, WalClass, WalDescriptor};
@@ -40,7 +44,14 @@ impl Cluster {
             let incarnation = Uuid::from_u128(u128::from(node.unsigned_abs()) + 1);
             let id = NodeId(node);
             let wal = WalDescriptor { uuid: wal(node), class: WalClass::Shared, location: "file:///wal".into() };
-            let registration = Registration { wal: Some(wal), ..Registration::new(id, incarnation) };
+            let endpoint = Endpoint {
+                listener: "PLAINTEXT".into(),
+                protocol: "PLAINTEXT".into(),
+                host: format!("broker-{node}.example"),
+                port: 9092,
+            };
+            let registration =
+                Registration { wal: Some(wal), endpoints: vec![endpoint], ..Registration::new(id, incarnation) };
             cluster.submit(&Command::RegisterNode(registration));
             let lease = Command::LeaseObjectIds { node: id, node_epoch: epoch(node), count: 100_000 };
             if let Outcome::Leased { first } = cluster.submit(&lease) {
@@ -120,14 +131,12 @@ fn moves(state: &State) -> (Command, Command) {
     (Command::ReserveMove { source, target, streams }, Command::CommitMove { source, target, streams: reserved })
 }
 
-/// What a Metadata answer for all topics reads of the image; encoding it is the broker's.
-fn list(state: &State) -> i64 {
-    let mut sum = 0;
-    for partition in state.topics.values().flat_map(|topic| &topic.partitions) {
-        sum += i64::from(state.leader_or_none(partition).map_or(-1, |leader| leader.0));
-        sum += state.replicas_of(partition).chain(state.isr(partition)).map(|id| i64::from(id.0)).sum::<i64>();
-    }
-    sum
+/// Bytes of the Metadata answer for all topics.
+fn answer(state: &State) -> usize {
+    let mut bytes = BytesMut::new();
+    let answer = broker::api::metadata::all_topics(state, "PLAINTEXT", NodeId(0));
+    answer.encode(&mut bytes, 13).expect("encodes");
+    bytes.len()
 }
 
 /// Resident bytes of this process.
@@ -166,9 +175,8 @@ fn metadata(c: &mut Criterion) {
     c.bench_function("walk all topics and partitions", |b| {
         b.iter(|| cluster.state.topics.values().map(|topic| topic.partitions.len()).sum::<usize>());
     });
-    c.bench_function("list all partitions with leaders, replicas and in-sync replicas", |b| {
-        b.iter(|| list(black_box(&cluster.state)));
-    });
+    c.bench_function("answer Metadata for all topics, encoded", |b| b.iter(|| answer(black_box(&cluster.state))));
+    report("bytes of that answer", answer(&cluster.state));
     let upload = cluster.upload(0, RANGES);
     after_a_publication(c, "commit an object of 1,000 slices", &cluster.state, &upload);
     c.bench_function("plan the failover of 1,000 partitions", |b| {

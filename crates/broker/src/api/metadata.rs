@@ -68,15 +68,13 @@ impl Handle for Metadata {
             _ => Vec::new(),
         };
         if missing.is_empty() {
-            let view = View::new(&broker, &image, &context, &request);
-            return Reply::Now(view.response(broker, &wanted, &[]));
+            return Reply::Now(View::new(broker, &image, &context, &request).response(&wanted, &[]));
         }
         let broker = Arc::clone(broker);
         Reply::Later(Box::pin(async move {
             let failed = auto_create(&broker, missing).await;
             let image = broker.metadata.image();
-            let view = View::new(&broker, &image, &context, &request);
-            view.response(&broker, &wanted, &failed)
+            View::new(&broker, &image, &context, &request).response(&wanted, &failed)
         }))
     }
 }
@@ -132,8 +130,16 @@ async fn auto_create(broker: &Arc<Broker>, names: Vec<TopicName>) -> Vec<(TopicN
         .await
 }
 
+/// The answer to a client that asks `node` at `listener` for all topics.
+#[must_use]
+pub fn all_topics(image: &MetadataImage, listener: &str, node: NodeId) -> MetadataResponse {
+    let request = MetadataRequest::default().with_topics(None);
+    View { node, image, listener, request: &request, doubtful: Doubtful::default() }.response(&Wanted::All, &[])
+}
+
 /// What an answer is made from.
 struct View<'a> {
+    node: NodeId,
     image: &'a MetadataImage,
     listener: &'a str,
     request: &'a MetadataRequest,
@@ -147,10 +153,11 @@ impl<'a> View<'a> {
         context: &'a RequestContext,
         request: &'a MetadataRequest,
     ) -> Self {
-        Self { image, listener: &context.connection.listener, request, doubtful: broker.member.doubts.about(image) }
+        let doubtful = broker.member.doubts.about(image);
+        Self { node: broker.config.node_id, image, listener: &context.connection.listener, request, doubtful }
     }
 
-    fn response(&self, broker: &Broker, wanted: &Wanted, failed: &[(TopicName, ErrorCode)]) -> MetadataResponse {
+    fn response(&self, wanted: &Wanted, failed: &[(TopicName, ErrorCode)]) -> MetadataResponse {
         let topics = match wanted {
             Wanted::All => self.image.topics.values().map(|topic| self.topic(topic)).collect(),
             Wanted::Names(names) => names.iter().map(|name| self.topic_by_name(name, failed)).collect(),
@@ -164,7 +171,7 @@ impl<'a> View<'a> {
             .with_brokers(self.brokers())
             .with_cluster_id(Some(StrBytes::from_string(self.image.cluster_id.to_string())))
             // Any broker forwards what only the active controller may do.
-            .with_controller_id(BrokerId(broker.config.node_id.0))
+            .with_controller_id(BrokerId(self.node.0))
             .with_topics(topics)
             .with_cluster_authorized_operations(operations)
     }
@@ -280,7 +287,13 @@ mod tests {
         let mut image = image(&[&[1, 2], &[2, 1]]);
         fence(&mut image, 1);
         let request = MetadataRequest::default();
-        let view = View { image: &image, listener: "PLAINTEXT", request: &request, doubtful: Doubtful::default() };
+        let view = View {
+            node: NodeId(1),
+            image: &image,
+            listener: "PLAINTEXT",
+            request: &request,
+            doubtful: Doubtful::default(),
+        };
         let topic = view.topic(image.topic("t").expect("there"));
         let ids = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
         let lost = &topic.partitions[0];
@@ -305,7 +318,13 @@ mod tests {
         let request = MetadataRequest::default();
         let doubts = Doubts::new(Arc::new(ManualClock::at(0)), Duration::from_secs(1));
         doubts.raise(NodeId(1), &image);
-        let view = View { image: &image, listener: "PLAINTEXT", request: &request, doubtful: doubts.about(&image) };
+        let view = View {
+            node: NodeId(1),
+            image: &image,
+            listener: "PLAINTEXT",
+            request: &request,
+            doubtful: doubts.about(&image),
+        };
         let topic = view.topic(image.topic("t").expect("there"));
         let [lost, other] = &*topic.partitions else { panic!("two partitions") };
         assert_eq!((lost.error_code, lost.leader_id.0), (ErrorCode::LeaderNotAvailable.code(), -1));

@@ -31,7 +31,7 @@ mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod list_partition_reassignments;
-mod metadata;
+pub mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
