@@ -13,7 +13,7 @@ use crate::image::{ObjectImage, RangeImage, SliceImage};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     start: Offset,
-    /// Of the writer; 0 for what the copy knows.
+    /// Of the writer; of the stream for what the copy knows, so that nothing from before that was never committed counts for more.
     epoch: StreamEpoch,
     range: RangeImage,
 }
@@ -44,26 +44,30 @@ impl Rebuild<'_> {
         let Some(stream) = self.image.streams.get(&id).cloned() else { return Vec::new() };
         let is_present = |(_, range): &(Offset, &RangeImage)| self.evidence.present.contains(&range.object);
         let known = self.image.ranges_of(id).filter(is_present);
-        pieces.extend(known.map(|(start, range)| Piece { start, epoch: StreamEpoch(0), range: *range }));
+        pieces.extend(known.map(|(start, range)| Piece { start, epoch: stream.epoch, range: *range }));
         let (reach, known_to) = (Reach::of(&pieces), stream.end.max(stream.start));
-        let mut chain = reach.longest(|start, end| start <= known_to && end >= stream.end);
-        let far = reach.longest(|_, _| true);
+        let mut chain = reach.covering(stream.start, known_to, stream.end);
+        let far = reach.furthest();
         if chain.is_empty() {
             chain = far;
         } else if end_of(&far) > end_of(&chain) {
             self.far.insert(id, far);
         }
         let (name, start) = (self.name(&stream), stream.start);
-        let first = chain.first().map_or(known_to, |piece| piece.start);
         let end = end_of(&chain).unwrap_or(stream.end);
+        if end < stream.end {
+            // What was given out is not given out again, and below a hole nothing can be part of the stream.
+            let next = stream.end;
+            self.losses.push(format!(
+                "{name}: offsets {end}..{next} were committed and are in no object: deleted or lost; the partition begins at {next}"
+            ));
+            return Vec::new();
+        }
         // Nobody deletes an object that any stream needs: what is missing at the front was trimmed, though some of it may still
         // lie in objects that hold other streams.
+        let first = chain.first().map_or(known_to, |piece| piece.start);
         if first > start {
             self.notes.push(format!("{name}: offsets {start}..{first} were deleted after the copy was taken"));
-        }
-        if end < stream.end {
-            let lost = stream.end;
-            self.losses.push(format!("{name}: offsets {end}..{lost} were committed, and no object holds them"));
         }
         chain
     }
@@ -71,9 +75,20 @@ impl Rebuild<'_> {
     /// Goes on where objects prove offsets above everything else that was found: what was given out is not given out again.
     /// Returns whether there is such a place above `reached`.
     pub(super) fn jump_to_far(&mut self, id: StreamId, reached: Offset) -> bool {
-        let Some(far) = self.far.remove(&id).filter(|far| end_of(far) > Some(reached)) else { return false };
-        let first = far[0].start;
-        let name = self.image.streams.get(&id).map(|stream| self.name(stream)).unwrap_or_default();
+        let Some(far) = self.far.remove(&id) else { return false };
+        let (Some(last), Some(stream)) = (end_of(&far).filter(|end| *end > reached), self.image.streams.get(&id))
+        else {
+            return false;
+        };
+        let (name, first) = (self.name(stream), far[0].start);
+        if first < stream.end {
+            // Put and not committed, and it begins in the middle of what was: to take it would give up what lies below.
+            self.losses.push(format!(
+                "{name}: offsets {reached}..{last} are in an object that was never part of the partition, and in no log that was \
+                 read: deleted or lost"
+            ));
+            return false;
+        }
         self.losses.push(format!(
             "{name}: offsets {reached}..{first} were deleted or lost: they are in no object and in no log that was read; the \
              partition begins at {first}"
@@ -217,11 +232,20 @@ impl<'a> Reach<'a> {
         chain
     }
 
-    /// The chain that ends last, from as early as possible, of those whose start and end will do.
-    fn longest(&self, will_do: impl Fn(Offset, Offset) -> bool) -> Vec<Piece> {
-        let fits = self.best.iter().filter(|(start, (_, _, end))| will_do(**start, *end));
-        let longest = fits.max_by_key(|(start, (_, epoch, end))| (*epoch, *end, Reverse(**start)));
-        longest.map(|(start, _)| self.from(*start)).unwrap_or_default()
+    /// Of the chains that begin at or below `known_to` and reach `end`: one that holds as much as possible from `start` on, and
+    /// of these the one that ends last.
+    fn covering(&self, start: Offset, known_to: Offset, end: Offset) -> Vec<Piece> {
+        let covers =
+            |(first, (_, _, last)): &(&Offset, &(usize, StreamEpoch, Offset))| **first <= known_to && *last >= end;
+        let best = self.best.iter().filter(covers);
+        let best = best.max_by_key(|(first, (_, epoch, last))| (Reverse(start.max(**first)), *epoch, *last));
+        best.map(|(first, _)| self.from(*first)).unwrap_or_default()
+    }
+
+    /// The chain that ends last, from as early as possible.
+    fn furthest(&self) -> Vec<Piece> {
+        let best = self.best.iter().max_by_key(|(first, (_, epoch, last))| (*epoch, *last, Reverse(**first)));
+        best.map(|(first, _)| self.from(*first)).unwrap_or_default()
     }
 }
 
