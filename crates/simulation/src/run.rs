@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::Random as _;
@@ -19,6 +20,9 @@ use crate::world::{Phase, Shape, World};
 
 /// How long the cluster may take to start, and to serve everything again once all is healed.
 const LIVENESS: Duration = Duration::from_secs(60);
+
+/// Steps of the simulation so far: whoever sees it stand still knows that the run hangs.
+pub static STEPS: AtomicU64 = AtomicU64::new(0);
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -149,6 +153,7 @@ fn steps(
         }
         sim.step().map_err(|error| format!("a process of the simulation failed: {error}"))?;
         world.trace.set_now(sim.elapsed());
+        STEPS.fetch_add(1, Ordering::SeqCst);
     }
 }
 
