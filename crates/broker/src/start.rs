@@ -132,7 +132,7 @@ pub async fn start_on(config: BrokerConfig, machine: &dyn Machine) -> Result<Run
     }
     let supervisor = Supervisor::default();
     let Composed { broker, fenced } = compose(config, machine, &bound, &supervisor).await?;
-    wait_for_lease(&broker).await;
+    while_metadata_lasts(&broker.member, wait_for_lease(&broker, &fenced)).await?;
     if tokio::time::timeout(OPEN_GRACE, broker.partitions.wait_started()).await.is_err() {
         tracing::warn!(
             "partitions are still being opened: is the object store slow? Clients are told to retry meanwhile"
@@ -183,10 +183,19 @@ impl RunningController {
     }
 }
 
-/// Returns with the first lease; until then nothing could be answered.
-async fn wait_for_lease(broker: &Broker) {
+/// Does a step of the start that waits for the cluster. Where this node's own part in metadata ends, nothing would ever come.
+async fn while_metadata_lasts<T>(member: &Member, step: impl Future<Output = T>) -> Result<T, StartError> {
+    tokio::select! {
+        done = step => Ok(done),
+        reason = member.raft.failed() => Err(StartError::Metadata(format!("metadata failed: {reason}"))),
+    }
+}
+
+/// Returns with the first lease, until which nothing could be answered; or when this life ended before, which
+/// [`RunningBroker::ended`] tells.
+async fn wait_for_lease(broker: &Broker, fenced: &watch::Receiver<bool>) {
     let mut pause = LEASE_LOOK;
-    while !broker.lease.is_valid() {
+    while !broker.lease.is_valid() && !*fenced.borrow() && !broker.wal.durable().is_failed() {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LEASE_LOOK_MAX);
     }
@@ -238,7 +247,8 @@ async fn begin(
     let member = Arc::new(join(config, machine, supervisor).await?);
     let (clock, random, logs) = (machine.clock(), machine.random(), machine.logs());
     let lease = Arc::new(Lease::none(Arc::clone(&clock)));
-    let (opened, node_epoch) = registration::register(config, &*logs, &member, &lease, bound, &*random).await?;
+    let registering = registration::register(config, &*logs, &member, &lease, bound, &*random);
+    let (opened, node_epoch) = while_metadata_lasts(&member, registering).await??;
     opened.wal.set_node_epoch(node_epoch);
     let (fencing, fenced) = watch::channel(false);
     let agent = Agent {
