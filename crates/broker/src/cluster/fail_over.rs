@@ -45,6 +45,8 @@ enum Log {
     Alive,
     /// Only its node can read it.
     OutOfReach(String),
+    /// Whoever was asked could not tell, this time.
+    Unknown(String),
 }
 
 impl FailOvers {
@@ -76,6 +78,12 @@ impl FailOvers {
         let (seal, leaders) = match self.log_of(&image, lost, suspicion).await {
             Log::Alive => return Ended::NotNow,
             Log::OutOfReach(_) if suspicion == Suspicion::Probe => return Ended::NotNow,
+            // It may be sealed by now. Fenced without that, the node would wait for metadata to hear of the seal, and nobody
+            // would look after it any more.
+            Log::Unknown(reason) => {
+                tracing::warn!(%node, reason, "nobody could seal the node's write-ahead log; asking again");
+                return Ended::NotNow;
+            }
             // Without its log nobody may lead what it led: clients wait until it is back, or an operator gives the log up.
             Log::OutOfReach(reason) => {
                 tracing::error!(%node, reason, "the node is lost, and its write-ahead log is out of reach: its partitions are offline");
@@ -118,14 +126,23 @@ impl FailOvers {
             lease_expired: suspicion == Suspicion::Expired,
             applied: image.applied.0,
         };
-        let mut reasons = Vec::new();
+        let (mut reasons, mut is_certain) = (Vec::new(), true);
         for sealer in image.nodes.values().filter(|node| node.id != lost.id && !node.fenced) {
             match self.ask(sealer, &request).await {
                 Ok(answer) if answer.outcome() == SealOutcome::Sealed => return Log::Sealed(seal(uuid, &answer)),
                 Ok(answer) if answer.outcome() == SealOutcome::Alive => return Log::Alive,
-                Ok(answer) => reasons.push(format!("node {}: {}", sealer.id, answer.reason)),
-                Err(reason) => reasons.push(format!("node {}: {reason}", sealer.id)),
+                Ok(answer) => {
+                    is_certain &= answer.outcome() == SealOutcome::NotReachable;
+                    reasons.push(format!("node {}: {}", sealer.id, answer.reason));
+                }
+                Err(reason) => {
+                    is_certain = false;
+                    reasons.push(format!("node {}: {reason}", sealer.id));
+                }
             }
+        }
+        if !is_certain {
+            return Log::Unknown(reasons.join("; "));
         }
         if reasons.is_empty() {
             reasons.push("no other broker lives".to_owned());
