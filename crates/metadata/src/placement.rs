@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{NodeEpoch, NodeId, StreamId};
 
-use crate::image::{MetadataImage, NodeDraining, NodeImage, PartitionImage, TopicImage, WalState};
+use crate::image::{MetadataImage, NodeDraining, NodeImage, PartitionImage, TopicImage, WalClass, WalState};
 
 /// Why partitions cannot be placed: Kafka's INVALID_REPLICATION_FACTOR.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -207,22 +207,28 @@ fn leave_topic(
     }
 }
 
-/// Fenced nodes that still lead something although nothing forbids to give it to others: a topic was created on them while
-/// they were being failed over, a planned target was lost itself, or nobody was alive. They need another
-/// [`plan_fail_over`], without a seal. Walks all partitions, if such a node and one to take over exist.
+/// Fenced nodes that need another fail-over. Either one still leads something although nothing forbids to give it to others:
+/// a topic was created on it while it was being failed over, a planned target was lost itself, or nobody was alive. Or its log is
+/// shared and was out of reach when it was fenced: it may have been sealed since without metadata knowing, and then the node
+/// could not even return. Walks all partitions, if such a node and one to take over exist.
 #[must_use]
 pub fn stranded(image: &MetadataImage) -> Vec<(NodeId, NodeEpoch)> {
-    let has_open_log =
-        |node: &NodeImage| node.wal.and_then(|wal| image.wals.get(&wal)).is_some_and(|wal| wal.state == WalState::Open);
+    let open_log = |node: &NodeImage| {
+        let wal = node.wal.and_then(|wal| image.wals.get(&wal));
+        wal.filter(|wal| wal.state == WalState::Open).map(|wal| wal.class)
+    };
     let (fenced, live): (Vec<_>, Vec<_>) = image.nodes.values().partition(|node| node.fenced);
-    let movable: BTreeMap<NodeId, NodeEpoch> =
-        fenced.into_iter().filter(|node| !has_open_log(node)).map(|node| (node.id, node.epoch)).collect();
-    if movable.is_empty() || live.is_empty() {
+    if live.is_empty() {
         return Vec::new();
     }
-    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
-    let leading: BTreeSet<NodeId> = partitions.map(|partition| partition.leader).collect();
-    movable.into_iter().filter(|(id, _)| leading.contains(id)).collect()
+    let fenced = fenced.into_iter().map(|node| ((node.id, node.epoch), open_log(node)));
+    let (open, rest): (Vec<_>, Vec<_>) = fenced.partition(|(_, log)| log.is_some());
+    let shared = open.into_iter().filter(|(_, log)| *log == Some(WalClass::Shared));
+    let partitions = || image.topics.values().flat_map(|topic| &topic.partitions);
+    let leading: BTreeSet<NodeId> =
+        if rest.is_empty() { BTreeSet::new() } else { partitions().map(|partition| partition.leader).collect() };
+    let leads = rest.into_iter().filter(|((id, _), _)| leading.contains(id));
+    shared.chain(leads).map(|(life, _)| life).collect()
 }
 
 /// Who should lead a partition instead of its leader: its first replica, or where that one cannot and the leader is not

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::controller::Controller;
 use super::peer::messages::{Move as MoveMessage, MoveRequest, encode};
 use super::peer::{Kind, Lane, Peers};
+use super::sessions::Suspicion;
 
 /// How often it looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const MOVE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a broker must live before it is given anything: one that comes and goes gets nothing.
 const SETTLE: Duration = Duration::from_secs(3);
+/// How long a fenced node whose process is there may take to come back, before its log is sealed all the same: its lease is over.
+const RETURN_TIME: Duration = Duration::from_secs(10);
 /// Decisions that are remembered for operators.
 const DECISIONS_MAX: usize = 256;
 
@@ -96,26 +99,36 @@ impl Balancing {
     }
 
     async fn run_forever(&self) -> Infallible {
-        let mut lives = Lives::new();
+        let (mut lives, mut since) = (Lives::new(), BTreeMap::new());
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             if !self.controller.is_active() {
-                (*self.balancer.lock(), lives) = (fresh(), Lives::new());
+                (*self.balancer.lock(), lives, since) = (fresh(), Lives::new(), BTreeMap::new());
                 drop(self.controller.take_loads());
                 continue;
             }
             let image = self.metadata.image();
             self.balancer.lock().observe(self.clock.boot(), &image, &self.controller.take_loads());
             self.remember(&mut lives, &image);
-            for (node, epoch) in stranded(&image) {
-                self.controller.end_again(node, epoch).await;
-            }
+            self.end_again(&mut since, &image).await;
             if self.mode != BalanceMode::Off {
                 self.balance(&image).await;
             }
             if self.mode == BalanceMode::On {
                 self.send_home(&lives).await;
             }
+        }
+    }
+
+    /// Ends lives once more that were not ended wholly. A node that is just coming back holds its log's lock, and gets time to
+    /// register with that log.
+    async fn end_again(&self, since: &mut BTreeMap<(NodeId, NodeEpoch), Duration>, image: &MetadataImage) {
+        let (stranded, now) = (stranded(image), self.clock.boot());
+        since.retain(|life, _| stranded.contains(life));
+        for (node, epoch) in stranded {
+            let waited = now.saturating_sub(*since.entry((node, epoch)).or_insert(now));
+            let suspicion = if waited >= RETURN_TIME { Suspicion::Expired } else { Suspicion::Probe };
+            self.controller.end_again(node, epoch, suspicion).await;
         }
     }
 

@@ -134,9 +134,9 @@ impl Controller {
         std::mem::take(&mut *self.loads.lock())
     }
 
-    /// Gives what a fenced node still leads to others.
-    pub(super) async fn end_again(&self, node: NodeId, epoch: NodeEpoch) {
-        self.fail_overs.end(node, epoch, Suspicion::Expired).await;
+    /// Does for a fenced node what was left undone when it was fenced.
+    pub(super) async fn end_again(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) {
+        self.fail_overs.end(node, epoch, suspicion).await;
     }
 
     /// A connection of `node` ended.

@@ -77,9 +77,8 @@ impl FailOvers {
         let Some(lost) = image.nodes.get(&node).filter(|lost| lost.epoch == epoch) else { return Ended::NotNow };
         let (seal, leaders) = match self.log_of(&image, lost, suspicion).await {
             Log::Alive => return Ended::NotNow,
-            Log::OutOfReach(_) if suspicion == Suspicion::Probe => return Ended::NotNow,
-            // It may be sealed by now. Fenced without that, the node would wait for metadata to hear of the seal, and nobody
-            // would look after it any more.
+            Log::OutOfReach(_) if suspicion == Suspicion::Probe || lost.fenced => return Ended::NotNow,
+            // It may be sealed by now: fenced without that, the node would wait for metadata to hear of the seal.
             Log::Unknown(reason) => {
                 tracing::warn!(%node, reason, "nobody could seal the node's write-ahead log; asking again");
                 return Ended::NotNow;

@@ -176,6 +176,22 @@ fn what_a_failover_could_not_give_away_is_found_again() {
     assert_eq!(stranded(&image), [(NodeId(0), image.nodes[&NodeId(0)].epoch)]);
 }
 
+#[test]
+fn a_shared_log_that_was_out_of_reach_is_tried_again_whatever_its_node_leads() {
+    let mut image = cluster(&[None; 2]);
+    let wal = WalDescriptor { uuid: Uuid::from_u128(9), class: WalClass::Shared, location: "".into() };
+    let registration = Registration { wal: Some(wal), ..Registration::new(NodeId(0), Uuid::from_u128(78)) };
+    submit(&mut image, &Command::RegisterNode(registration));
+    assert_eq!(stranded(&image), []);
+    fence(&mut image, 0);
+    assert_eq!(led(&image, 0), 0);
+    assert_eq!(
+        stranded(&image),
+        [(NodeId(0), image.nodes[&NodeId(0)].epoch)],
+        "it may be sealed unbeknown to metadata"
+    );
+}
+
 #[derive(Debug, Clone)]
 struct Shape {
     racks: Vec<Option<u8>>,
