@@ -68,7 +68,7 @@ pub struct SegmentReport {
 pub fn inspect(location: &WalLocation) -> Result<Inspection, OpenError> {
     let (superblock, device, path) = open_read_only(location)?;
     let io = OpenError::io(path);
-    let identity = Identity { uuid: superblock.uuid, segment_bytes: superblock.segment_bytes };
+    let identity = Identity { uuid: superblock.uuid, segment_bytes: superblock.segment_bytes, end: Lsn(u64::MAX) };
     let mut segments = Vec::new();
     for slot in device.slots() {
         segments.push(report(&*device, identity, slot).map_err(&io)?);

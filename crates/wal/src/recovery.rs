@@ -49,7 +49,7 @@ pub(crate) struct Recovery {
 
 /// Reads the log of `uuid`. Writes nothing.
 pub(crate) fn recover(device: &dyn WalDevice, uuid: Uuid, segment_bytes: u64) -> Result<Recovery, RecoverError> {
-    let identity = Identity { uuid, segment_bytes };
+    let identity = Identity { uuid, segment_bytes, end: Lsn(u64::MAX) };
     let survey = Survey::take(device, identity)?;
     let Some(chain) = survey.join(device)? else {
         survey.refuse_marks_above(device, Lsn(0), None)?;
@@ -60,14 +60,15 @@ pub(crate) fn recover(device: &dyn WalDevice, uuid: Uuid, segment_bytes: u64) ->
 }
 
 /// Reads the log of `uuid` that was sealed at `end`, up to there. What lies behind, a group that its late owner never
-/// acknowledged, is left out. Writes nothing.
+/// acknowledged, is left out, and so are the trim marks in it: the owner may have heard that others have its streams, and
+/// have given up what these need of the log. Writes nothing.
 pub(crate) fn recover_sealed(
     device: &dyn WalDevice,
     uuid: Uuid,
     segment_bytes: u64,
     end: Lsn,
 ) -> Result<Recovery, RecoverError> {
-    let survey = Survey::take(device, Identity { uuid, segment_bytes })?;
+    let survey = Survey::take(device, Identity { uuid, segment_bytes, end })?;
     let mut recovery = match survey.join(device)? {
         None if end == Lsn(0) => survey.empty(),
         None => {

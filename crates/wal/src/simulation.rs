@@ -112,7 +112,12 @@ impl SimulatedDisks {
         let logs: Vec<Arc<StoredLog>> = self.logs.lock().values().cloned().collect();
         let read = |log: Arc<StoredLog>| {
             let Superblock { uuid, node, segment_bytes, .. } = log.superblock;
-            let found = crate::recovery::recover(&Handle::observing(&log), uuid, segment_bytes);
+            let device = Handle::observing(&log);
+            // Of a sealed one, what those read who take it over.
+            let found = match read_seal(&device, &log.path, uuid)?.end {
+                Some(end) => crate::recovery::recover_sealed(&device, uuid, segment_bytes, end),
+                None => crate::recovery::recover(&device, uuid, segment_bytes),
+            };
             let found = found.map_err(OpenError::recovering(&log.path))?;
             Ok((uuid, node, found.recovered.records))
         };

@@ -20,6 +20,8 @@ const WINDOW_BYTES: u64 = 4 << 20;
 pub(crate) struct Identity {
     pub(crate) uuid: Uuid,
     pub(crate) segment_bytes: u64,
+    /// What lies here or behind does not count: a log that was sealed ends here, whatever its late owner went on writing.
+    pub(crate) end: Lsn,
 }
 
 /// What the front of a slot says.
@@ -81,6 +83,9 @@ pub(crate) fn identify(device: &dyn WalDevice, identity: Identity, slot: Slot) -
     let numbers = u64::MAX / identity.segment_bytes;
     match SegmentHeader::decode(header) {
         Ok(header) if header.uuid != identity.uuid => return Ok(Holding::Nothing),
+        Ok(header) if header.segment.saturating_mul(identity.segment_bytes) >= identity.end.0 => {
+            return Ok(Holding::Nothing);
+        }
         Ok(header) if header.segment < numbers && header.usable <= slot.usable => {
             let (number, usable, trim) = (header.segment, header.usable, header.trim);
             return Ok(Holding::Segment { number, usable, trim });
@@ -90,6 +95,7 @@ pub(crate) fn identify(device: &dyn WalDevice, identity: Identity, slot: Slot) -
     if let Ok(first) = BlockHeader::peek(block)
         && first.uuid == identity.uuid
         && first.lsn.0 % identity.segment_bytes == SEGMENT_HEADER_BYTES
+        && first.lsn < identity.end
     {
         let number = first.lsn.0 / identity.segment_bytes;
         return Ok(Holding::Segment { number, usable: slot.usable, trim: Lsn(0) });
@@ -121,7 +127,8 @@ fn read_footer(
     device.read_at(slot.id, slot.usable - ALIGNMENT as u64, &mut buf)?;
     let Ok(trailer) = Trailer::decode(&buf[ALIGNMENT - TRAILER_BYTES..]) else { return Ok(None) };
     let length = align_up(u64::from(trailer.index_len) + TRAILER_BYTES as u64);
-    if trailer.uuid != identity.uuid || trailer.segment != segment || length > slot.usable / 2 {
+    let counts = trailer.uuid == identity.uuid && trailer.segment == segment && trailer.last.end <= identity.end;
+    if !counts || length > slot.usable / 2 {
         return Ok(None);
     }
     if length as usize > buf.len() {
@@ -208,6 +215,9 @@ type Found = Result<(BlockHeader, u32, u64), Damage>;
 /// The block at `offset`, if it is valid and continues the view.
 fn next_block(window: &mut Window<'_>, identity: Identity, view: &SegmentView, offset: u64) -> io::Result<Found> {
     let expected = view.end;
+    if expected >= identity.end {
+        return Ok(Err(Damage::Short));
+    }
     let (header, crc) = match valid_block(window, identity, offset, expected)? {
         Ok(found) => found,
         Err(damage) => return Ok(Err(damage)),
