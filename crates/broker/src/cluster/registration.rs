@@ -36,8 +36,7 @@ pub(crate) async fn register(
     let cluster_id = member.identity.cluster_id.load().as_ref().clone();
     let place: WalLocation =
         config.wal_url.parse().map_err(|problem| StartError::Config(format!("ottla.wal.url: {problem}")))?;
-    let incarnation = random.uuid();
-    let mut locked = 0;
+    let (mut incarnation, mut locked) = (random.uuid(), 0);
     loop {
         let Some(location) = choose(&place, logs, &member.metadata.image(), config).await? else {
             tokio::time::sleep(RETRY).await;
@@ -66,8 +65,12 @@ pub(crate) async fn register(
         };
         match member.metadata.submit(Command::RegisterNode(registration)).await {
             Ok(Outcome::Registered { epoch }) => return Ok((opened, epoch)),
-            // Sealed since it was chosen: metadata says so by now.
-            Ok(Outcome::Refused(Refusal::Fenced(reason))) => tracing::info!(reason, "registering anew"),
+            // The log was sealed since it was chosen; or this is what was asked for before, it was done, nobody said so, and it
+            // was ended meanwhile.
+            Ok(Outcome::Refused(Refusal::Fenced(reason))) => {
+                tracing::info!(reason, "registering anew");
+                incarnation = random.uuid();
+            }
             Ok(Outcome::Refused(refusal)) => return Err(refused(&refusal)),
             Ok(other) => return Err(StartError::Metadata(format!("registration answered {other:?}"))),
             // Whether or not it was applied: the same start asked for again keeps its epoch.
