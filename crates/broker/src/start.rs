@@ -246,6 +246,7 @@ async fn begin(
 ) -> Result<Life, StartError> {
     let member = Arc::new(join(config, machine, supervisor).await?);
     let (clock, random, logs) = (machine.clock(), machine.random(), machine.logs());
+    member.service.can_seal(sealer(&member, &logs, &clock));
     let lease = Arc::new(Lease::none(Arc::clone(&clock)));
     let registering = registration::register(config, &*logs, &member, &lease, bound, &*random);
     let (opened, node_epoch) = while_metadata_lasts(&member, registering).await??;
@@ -261,6 +262,15 @@ async fn begin(
     };
     supervisor.spawn("lease", agent.run(supervisor.stop_signal()));
     Ok(Life { member, lease, logs, opened, node_epoch, fenced })
+}
+
+/// Seals the logs of others from now on, in the name of this node's last life: brokers that all wait for their logs to be sealed
+/// would otherwise wait for each other for ever.
+fn sealer(member: &Arc<Member>, logs: &Arc<dyn Logs>, clock: &Arc<dyn Clock>) -> Sealer {
+    let image = member.metadata.image();
+    let epoch = image.nodes.get(&member.node).map_or(NodeEpoch(0), |node| node.epoch);
+    let streams = MetadataPorts::new(member.metadata.clone(), member.node, epoch, Arc::clone(clock));
+    Sealer::new(member, epoch, Arc::clone(logs), Arc::new(streams))
 }
 
 async fn compose(
@@ -379,9 +389,7 @@ fn start_streams(
     let streams = StreamStore::start(settings, parts).map_err(store_error).map_err(failed)?;
     // The registration was applied here, and with it all that was committed before: whatever the WAL holds is older.
     streams.metadata_loaded();
-    let (member, logs) = (&life.member, Arc::clone(&life.logs));
-    let sealer = Sealer::new(member, life.node_epoch, logs, Arc::clone(ports) as Arc<dyn StreamManager>);
-    life.member.service.broker_started(sealer, Receiver::new(life.node_epoch, Arc::clone(&streams)));
+    life.member.service.broker_started(Receiver::new(life.node_epoch, Arc::clone(&streams)));
     Ok(streams)
 }
 

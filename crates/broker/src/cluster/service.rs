@@ -67,9 +67,13 @@ impl Service {
         let _ = self.controller.set(controller);
     }
 
-    /// From now on this node can seal the logs of others, and take partitions.
-    pub(crate) fn broker_started(&self, sealer: Sealer, receiver: Receiver) {
+    /// From now on this node can seal the logs of others.
+    pub(crate) fn can_seal(&self, sealer: Sealer) {
         let _ = self.sealer.set(Arc::new(sealer));
+    }
+
+    /// From now on this node can take partitions.
+    pub(crate) fn broker_started(&self, receiver: Receiver) {
         let _ = self.receiver.set(receiver);
     }
 
