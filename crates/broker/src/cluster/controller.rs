@@ -136,7 +136,9 @@ impl Controller {
 
     /// Does for a fenced node what was left undone when it was fenced.
     pub(super) async fn end_again(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) {
-        self.fail_overs.end(node, epoch, suspicion).await;
+        if self.confirmations.confirm(&self.raft).await.is_some() {
+            self.fail_overs.end(node, epoch, suspicion).await;
+        }
     }
 
     /// A connection of `node` ended.
@@ -217,7 +219,9 @@ impl Controller {
     }
 
     async fn look_after(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) -> NodeId {
-        if self.fail_overs.end(node, epoch, suspicion).await == Ended::NotNow {
+        // A controller that was cut off believes everybody else to be lost, and could seal logs of brokers that live.
+        let leads = self.confirmations.confirm(&self.raft).await.is_some();
+        if !leads || self.fail_overs.end(node, epoch, suspicion).await == Ended::NotNow {
             // Asked again while it is silent, at the pace of the looks.
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
