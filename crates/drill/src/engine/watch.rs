@@ -100,13 +100,16 @@ impl Known {
         fresh
     }
 
-    /// Notes what one broker said; the newest epoch counts.
+    /// Notes what one broker said; the newest epoch counts. That it knows of no leader in an epoch that had one is no news
+    /// of the cluster: it has lost sight of that leader, as one that was frozen has of all.
     fn note(&mut self, now_us: u64, overview: &Overview) {
         self.found.extend(overview.brokers.iter().map(|broker| (broker.id, broker.address.clone())));
         for (partition, leader) in overview.leaders.iter().enumerate() {
             if self.leaders.len() <= partition {
                 self.leaders.push(*leader);
-            } else if leader.epoch >= self.leaders[partition].epoch {
+            } else if leader.epoch > self.leaders[partition].epoch
+                || (leader.epoch == self.leaders[partition].epoch && leader.node.is_some())
+            {
                 self.leaders[partition] = *leader;
             }
         }
@@ -179,4 +182,23 @@ pub(super) fn ask_everybody(view: &dyn View, topic: &str, partitions: &[u32]) ->
         found.extend(told.unwrap_or_default());
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(epoch: i32, node: Option<u32>) -> Overview {
+        Overview { brokers: Vec::new(), leaders: vec![Leader { node, epoch }] }
+    }
+
+    #[test]
+    fn whoever_has_lost_sight_of_a_leader_deposes_nobody() {
+        let mut known = Known::default();
+        for (epoch, node) in [(4, Some(2)), (4, None), (3, Some(1)), (5, None), (5, Some(3))] {
+            known.note(0, &told(epoch, node));
+        }
+        let leaders: Vec<Option<u32>> = known.seen.sightings.iter().map(|seen| seen.leaders[0]).collect();
+        assert_eq!(leaders, [Some(2), None, Some(3)]);
+    }
 }

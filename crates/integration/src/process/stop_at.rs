@@ -1,5 +1,7 @@
 //! Stops a broker between two steps of its write-ahead log: the log's thread is followed from system call to system call.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
@@ -7,10 +9,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::wait_until;
+
 /// The log's thread, as the system names it.
 const THREAD: &str = "wal-io";
 /// System calls that are looked at before the thread is taken for one that does nothing.
 const CALLS_MAX: u32 = 100_000;
+/// How long a process may take to stop once it was told to.
+const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// After which step of a group of records the broker stops, with the next one still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +46,8 @@ impl Step {
     }
 }
 
-/// Stops the process, as SIGSTOP does, when its log has just done `step`. It must be writing.
+/// Stops the process, as SIGSTOP does, when its log has just done `step`. It must be writing. When this returns, all of
+/// its threads have stopped.
 ///
 /// # Errors
 /// It has no such thread, may not be traced, or does no such thing.
@@ -52,7 +59,25 @@ pub fn stop_at(process: u32, step: Step) -> Result<()> {
     let followed = follow(process, thread, step);
     // With SIGSTOP pending for the process, the thread stops where it is.
     let detached = ptrace::detach(thread, None);
-    followed.and_then(|()| Ok(detached?))
+    followed.and_then(|()| Ok(detached?))?;
+    await_stop(process)
+}
+
+/// The signal stops whichever thread takes it first, and the others a little later: on a busy machine they can serve
+/// a client meanwhile.
+fn await_stop(process: Pid) -> Result<()> {
+    wait_until(STOP_TIME, &format!("process {process} has stopped"), || has_stopped(process).unwrap_or(false))
+}
+
+fn has_stopped(process: Pid) -> Result<bool> {
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread may have ended since it was listed.
+        let stat = std::fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+        if stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn thread_of(process: Pid) -> Result<Pid> {
