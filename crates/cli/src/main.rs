@@ -75,6 +75,19 @@ enum Command {
 /// signal ends it at once, as a crash would: nothing acknowledged is lost.
 #[derive(Args)]
 struct StartArgs {
+    #[command(flatten)]
+    node: ConfigArgs,
+    /// Allows listeners beyond this machine although nobody has to authenticate
+    #[arg(long)]
+    insecure: bool,
+    /// Writes the admin address to DIR/admin once the broker is ready, and removes it on the way down
+    #[arg(long, value_name = "DIR", hide = true)]
+    state_dir: Option<PathBuf>,
+}
+
+/// Where a node's properties come from.
+#[derive(Args)]
+struct ConfigArgs {
     /// A Kafka server.properties file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -84,12 +97,6 @@ struct StartArgs {
     /// Sets a property; may be repeated
     #[arg(short = 'x', value_name = "KEY=VALUE")]
     properties: Vec<String>,
-    /// Allows listeners beyond this machine although nobody has to authenticate
-    #[arg(long)]
-    insecure: bool,
-    /// Writes the admin address to DIR/admin once the broker is ready, and removes it on the way down
-    #[arg(long, value_name = "DIR", hide = true)]
-    state_dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

@@ -1,13 +1,11 @@
 //! `ottla metadata`: what is left to do when the quorum is lost.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
 use broker::config::BrokerConfig;
 use broker::restore::RestoreRequest;
 use clap::{Args, Subcommand};
 
-use crate::{StartArgs, start, tell};
+use crate::{ConfigArgs, start, tell};
 
 /// What can be done to metadata.
 #[derive(Subcommand)]
@@ -22,15 +20,8 @@ pub(crate) enum MetadataCommand {
 /// acknowledged, unless --accept-data-loss says so.
 #[derive(Args)]
 pub(crate) struct RestoreArgs {
-    /// The node's server.properties
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// As for `ottla start`
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Sets a property; may be repeated
-    #[arg(short = 'x', value_name = "KEY=VALUE")]
-    properties: Vec<String>,
+    #[command(flatten)]
+    node: ConfigArgs,
     /// Key of the copy, or the newest one that is sound
     #[arg(long, value_name = "KEY|latest", default_value = "latest")]
     from: String,
@@ -48,10 +39,9 @@ pub(crate) struct RestoreArgs {
 /// Does it.
 pub(crate) fn run(command: MetadataCommand) -> Result<()> {
     let MetadataCommand::Restore(arguments) = command;
-    let RestoreArgs { config, data_dir, properties, from, cluster_id, wal, accept_data_loss } = arguments;
+    let RestoreArgs { node, from, cluster_id, wal, accept_data_loss } = arguments;
     // Nothing listens here, so nothing is exposed.
-    let settings = StartArgs { config, data_dir, properties, insecure: true, state_dir: None };
-    let (config, _) = BrokerConfig::load(start::properties(&settings)?, true)?;
+    let (config, _) = BrokerConfig::load(start::properties(&node)?, true)?;
     let request = RestoreRequest { from: Some(from), cluster_id, wals: wal, accept_data_loss };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(broker::restore::restore(&config, &request, &tell))?;

@@ -10,7 +10,7 @@ use broker::loggers::LogFilter;
 use broker::{Ending, RunningBroker, StopReport};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{StartArgs, logging, tell};
+use crate::{ConfigArgs, StartArgs, logging, tell};
 
 /// Threads for file I/O.
 const BLOCKING_THREADS_MAX: usize = 16;
@@ -21,7 +21,7 @@ pub(crate) const READY_FILE: &str = "admin";
 /// Runs a broker until it is told to stop, or cannot go on.
 pub(crate) fn run(arguments: StartArgs) -> Result<()> {
     let log_filter = logging::install();
-    let (config, notices) = BrokerConfig::load(properties(&arguments)?, arguments.insecure)?;
+    let (config, notices) = BrokerConfig::load(properties(&arguments.node)?, arguments.insecure)?;
     notices.log();
     // Blocking work is file I/O of the local store: more threads than this only queue in the device, and each has a
     // stack of its own, which counts towards the memory bound.
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: StartArgs) -> Result<()> {
 }
 
 /// Merges file, environment and flags.
-pub(crate) fn properties(arguments: &StartArgs) -> Result<Properties> {
+pub(crate) fn properties(arguments: &ConfigArgs) -> Result<Properties> {
     let mut properties = match &arguments.config {
         Some(path) => {
             let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
