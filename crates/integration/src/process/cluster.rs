@@ -54,7 +54,8 @@ impl Cluster {
         };
         let mut cluster = Self { launcher, dir, bootstrap: String::new(), env: options.env.clone() };
         let brokers = options.brokers.max(1);
-        let port = options.first_port.map_or_else(|| free_ports(u16::try_from(brokers).unwrap_or(1)), Ok)?.to_string();
+        let ports = || free_ports(brokers.try_into().context("more brokers than ports")?);
+        let port = options.first_port.map_or_else(ports, Ok)?.to_string();
         let brokers = brokers.to_string();
         let mut arguments = vec!["-n", &brokers, "-p", &port];
         for property in &options.properties {

@@ -79,12 +79,13 @@ impl Zombie {
             topics.push(FetchTopic::default().with_topic(name).with_partitions(partitions));
         }
         let question = FetchRequest::default().with_replica_id(BrokerId(-1)).with_max_wait_ms(0).with_topics(topics);
+        let question = question.with_max_bytes(1 << 20);
         ensure!(question.topics.iter().any(|topic| !topic.partitions.is_empty()), "broker {node} leads nothing");
         Ok(Self { connection, question })
     }
 
     fn ask(&mut self) -> Result<()> {
-        Ok(self.connection.send(&frame(&self.question.clone().with_max_bytes(1 << 20), FETCH_VERSION, 7)?)?)
+        Ok(self.connection.send(&frame(&self.question, FETCH_VERSION, 7)?)?)
     }
 
     /// The answer has no records. No answer is as good.
@@ -211,13 +212,12 @@ fn clock_library(directory: &std::path::Path) -> PathBuf {
 #[test]
 fn a_wall_clock_that_jumps_moves_no_leader_and_loses_nothing() {
     let _turn = turn();
+    let built = tempfile::tempdir().expect("a directory");
+    let library = clock_library(built.path());
     for round in 0..times() {
         let clocks = tempfile::tempdir().expect("a directory");
         let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
-        let env = vec![
-            ("LD_PRELOAD".to_owned(), text(&clock_library(clocks.path()))),
-            ("OTTLA_CLOCKS".to_owned(), text(clocks.path())),
-        ];
+        let env = vec![("LD_PRELOAD".to_owned(), text(&library)), ("OTTLA_CLOCKS".to_owned(), text(clocks.path()))];
         let options = Options { brokers: BROKERS, env, ..Options::default() };
         let cluster = Cluster::start(&options).expect("the brokers start");
         let set = |node: u32, seconds: i64| -> Result<()> {
