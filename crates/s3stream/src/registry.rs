@@ -1,6 +1,6 @@
 //! Which streams are open, and what the log recovered for those that are not open yet.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use common::planted::{self, Bug};
@@ -26,11 +26,11 @@ pub(crate) struct Registry {
 }
 
 struct Inner {
-    open: HashMap<StreamId, Arc<Stream>>,
+    open: BTreeMap<StreamId, Arc<Stream>>,
     /// Records of streams nobody has opened yet, in log order.
-    recovered: HashMap<StreamId, Vec<RecordRef>>,
+    recovered: BTreeMap<StreamId, Vec<RecordRef>>,
     /// What was imported last of each stream that ever was.
-    imports: HashMap<StreamId, Import>,
+    imports: BTreeMap<StreamId, Import>,
     /// The metadata image is loaded and newer than everything in the log: what it does not know does not exist.
     /// So it is once a stream was opened, or when the caller says so.
     metadata_loaded: bool,
@@ -38,15 +38,15 @@ struct Inner {
 
 impl Registry {
     pub(crate) fn new(recovered: Recovered) -> Self {
-        let mut by_stream: HashMap<StreamId, Vec<RecordRef>> = HashMap::new();
+        let mut by_stream: BTreeMap<StreamId, Vec<RecordRef>> = BTreeMap::new();
         for record in recovered.records {
             by_stream.entry(record.meta.stream).or_default().push(record);
         }
         Self {
             inner: Mutex::new(Inner {
-                open: HashMap::new(),
+                open: BTreeMap::new(),
                 recovered: by_stream,
-                imports: HashMap::new(),
+                imports: BTreeMap::new(),
                 metadata_loaded: false,
             }),
         }
@@ -102,7 +102,7 @@ impl Registry {
         records: Vec<RecordRef>,
         of: &dyn Fn(StreamId) -> bool,
     ) -> Result<(), AdoptError> {
-        let mut by_stream: HashMap<StreamId, Vec<RecordRef>> = HashMap::new();
+        let mut by_stream: BTreeMap<StreamId, Vec<RecordRef>> = BTreeMap::new();
         for record in records {
             if of(record.meta.stream) {
                 by_stream.entry(record.meta.stream).or_default().push(record);
@@ -171,9 +171,7 @@ impl Registry {
 
     /// All open streams, in the order of their ids.
     pub(crate) fn streams(&self) -> Vec<Arc<Stream>> {
-        let mut streams: Vec<_> = self.inner.lock().open.values().cloned().collect();
-        streams.sort_by_key(|stream| stream.id());
-        streams
+        self.inner.lock().open.values().cloned().collect()
     }
 
     /// See [`crate::StreamStore::close`].
