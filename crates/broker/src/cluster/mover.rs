@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use common::planted::{self, Bug};
 use common::{Clock, NodeEpoch, NodeId, StreamEpoch, StreamId};
+use futures::StreamExt as _;
 use metadata::{Command, Outcome};
 use s3stream::{Stream, StreamStore};
 
@@ -25,6 +26,8 @@ use crate::partition::{Partition, Partitions};
 const BATCH: usize = 256;
 /// Encoded bytes of tails in one hand-over: well below what a frame holds.
 const TAIL_BYTES_MAX: usize = 16 << 20;
+/// Tails that are read from the log side by side.
+const EXPORTS_AT_ONCE: usize = 8;
 /// How long uploading before the move may take; what is not uploaded by then is handed over.
 const PRE_COPY_WAIT: Duration = Duration::from_secs(3);
 /// What arrives while something is uploaded is uploaded again, until a round takes no longer than this: then the tail is what
@@ -200,13 +203,20 @@ impl Mover {
     ) -> Result<Vec<(StreamId, StreamEpoch)>, String> {
         let mut left = TAIL_BYTES_MAX;
         let (mut entries, mut taken) = (Vec::new(), Vec::new());
+        let exports = reserved.iter().map(|(partition, _)| partition.stream().export_tail(TAIL_BYTES_MAX));
+        let mut exports = futures::stream::iter(exports.collect::<Vec<_>>()).buffered(EXPORTS_AT_ONCE);
         for (partition, epoch) in reserved {
-            match partition.stream().export_tail(left).await {
-                Ok(tail) => {
-                    left = left.saturating_sub(tail.encoded_bytes());
+            let Some(tail) = exports.next().await else { break };
+            match tail {
+                Ok(tail) if tail.encoded_bytes() <= left => {
+                    left -= tail.encoded_bytes();
                     entries.push(HandOverEntry { epoch: epoch.0, tail: tail.encode() });
-                    taken.push((partition.stream().id(), *epoch));
+                    taken.push((tail.stream, *epoch));
                 }
+                Ok(_) => tracing::warn!(
+                    ?partition,
+                    "the partition stays: what is handed over with others is too much already"
+                ),
                 Err(error) => tracing::warn!(?partition, %error, "the partition stays"),
             }
         }
