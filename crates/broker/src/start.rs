@@ -246,7 +246,7 @@ async fn begin(
 ) -> Result<Life, StartError> {
     let member = Arc::new(join(config, machine, supervisor).await?);
     let (clock, random, logs) = (machine.clock(), machine.random(), machine.logs());
-    member.service.can_seal(sealer(&member, &logs, &clock));
+    member.service.can_seal(Sealer::new(&member, Arc::clone(&logs), Arc::clone(&clock)));
     let lease = Arc::new(Lease::none(Arc::clone(&clock)));
     let registering = registration::register(config, &*logs, &member, &lease, bound, &*random);
     let (opened, node_epoch) = while_metadata_lasts(&member, registering).await??;
@@ -260,17 +260,8 @@ async fn begin(
         interval: config.quorum.heartbeat_interval,
         fenced: Arc::new(fencing),
     };
-    supervisor.spawn("lease", agent.run(supervisor.stop_signal()));
+    supervisor.spawn_until_stopped("lease", agent.run());
     Ok(Life { member, lease, logs, opened, node_epoch, fenced })
-}
-
-/// Seals the logs of others from now on, in the name of this node's last life: brokers that all wait for their logs to be sealed
-/// would otherwise wait for each other for ever.
-fn sealer(member: &Arc<Member>, logs: &Arc<dyn Logs>, clock: &Arc<dyn Clock>) -> Sealer {
-    let image = member.metadata.image();
-    let epoch = image.nodes.get(&member.node).map_or(NodeEpoch(0), |node| node.epoch);
-    let streams = MetadataPorts::new(member.metadata.clone(), member.node, epoch, Arc::clone(clock));
-    Sealer::new(member, epoch, Arc::clone(logs), Arc::new(streams))
 }
 
 async fn compose(
@@ -344,14 +335,13 @@ fn start_mover(
     clock: &Arc<dyn Clock>,
     supervisor: &Supervisor,
 ) -> Arc<Mover> {
-    let loads = Arc::clone(&life.member.loads).run(partitions.clone(), Arc::clone(clock), supervisor.stop_signal());
-    supervisor.spawn("loads", loads);
+    let loads = Arc::clone(&life.member.loads).run(partitions.clone(), Arc::clone(clock));
+    supervisor.spawn_until_stopped("loads", loads);
     let (member, partitions, groups) = (Arc::clone(&life.member), partitions.clone(), groups.clone());
     let (streams, clock) = (Arc::clone(streams), Arc::clone(clock));
     let mover = Arc::new(Mover::new(member, life.node_epoch, partitions, groups, streams, clock));
     life.member.service.mover_started(&mover);
-    let drain = drainer::run(Arc::clone(&mover), life.member.metadata.clone(), supervisor.stop_signal());
-    supervisor.spawn("drain", drain);
+    supervisor.spawn_until_stopped("drain", drainer::run(Arc::clone(&mover), life.member.metadata.clone()));
     mover
 }
 
@@ -432,8 +422,7 @@ fn back_up(
     supervisor: &Supervisor,
 ) {
     let url = redacted(&config.object_store_url);
-    let backup = Arc::clone(&member.backup).run(objects, url, random, supervisor.stop_signal());
-    supervisor.spawn("metadata backup", backup);
+    supervisor.spawn_until_stopped("metadata backup", Arc::clone(&member.backup).run(objects, url, random));
 }
 
 /// A store's URL without its query, where credentials might stand.

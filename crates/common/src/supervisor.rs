@@ -71,6 +71,23 @@ impl Supervisor {
         });
     }
 
+    /// Runs `task` in the background until it ends, which is no failure, or a stop is asked for. Then it is dropped where it
+    /// waits: for tasks that leave nothing half done between two of their steps.
+    pub fn spawn_until_stopped<F>(&self, name: &'static str, task: F)
+    where
+        F: Future + Send + 'static,
+    {
+        let mut stop = self.stop_signal();
+        self.spawn(name, async move {
+            tokio::select! {
+                biased;
+                () = stop.stopped() => {}
+                _ = task => {}
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+    }
+
     /// A signal for one task.
     #[must_use]
     pub fn stop_signal(&self) -> StopSignal {

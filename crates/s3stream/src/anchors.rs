@@ -17,7 +17,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::Lsn;
-use common::supervisor::StopSignal;
 
 use crate::core::Core;
 use crate::registry::Registry;
@@ -45,17 +44,11 @@ pub(crate) fn give_way(core: &Core) -> bool {
 }
 
 /// The task that asks for checkpoints.
-pub(crate) async fn run(core: Arc<Core>, registry: Arc<Registry>, mut stop: StopSignal) -> Result<(), Infallible> {
+pub(crate) async fn run(core: Arc<Core>, registry: Arc<Registry>) -> Infallible {
     loop {
-        tokio::select! {
-            biased;
-            () = stop.stopped() => return Ok(()),
-            () = async {
-                core.anchors.wanted.notified().await;
-                renew(&core, &registry).await;
-                tokio::time::sleep(PACE).await;
-            } => {}
-        }
+        core.anchors.wanted.notified().await;
+        renew(&core, &registry).await;
+        tokio::time::sleep(PACE).await;
     }
 }
 

@@ -9,12 +9,10 @@
 //! found by the next look; what the current life leaves behind, by the first look of the next life.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::ObjectId;
-use common::supervisor::StopSignal;
 use futures::StreamExt;
 use object_store::{Error, ObjectStoreExt};
 
@@ -46,22 +44,15 @@ impl Collector {
         Self { core, seen: BTreeMap::new() }
     }
 
-    /// Runs until told to stop.
-    pub(crate) async fn run(mut self, mut stop: StopSignal) -> Result<(), Infallible> {
+    /// Works until dropped.
+    pub(crate) async fn run(mut self) {
         for pass in 1_u64.. {
-            tokio::select! {
-                biased;
-                () = stop.stopped() => break,
-                () = async {
-                    tokio::time::sleep(INTERVAL).await;
-                    self.pass(GRACE_MS).await;
-                    if pass % ORPHANS_PASSES == ORPHANS_FIRST_PASS {
-                        self.collect_orphans().await;
-                    }
-                } => {}
+            tokio::time::sleep(INTERVAL).await;
+            self.pass(GRACE_MS).await;
+            if pass % ORPHANS_PASSES == ORPHANS_FIRST_PASS {
+                self.collect_orphans().await;
             }
         }
-        Ok(())
     }
 
     /// Looks through the store and deletes orphans. Failures are left for the next look.

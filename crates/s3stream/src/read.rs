@@ -1,12 +1,10 @@
 //! The read path past the log cache: released blocks of the log, then objects.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use common::Offset;
 use common::planted::{self, Bug};
-use common::supervisor::StopSignal;
 use futures::{StreamExt, stream};
 use wal::{BlockAddress, ReadError};
 
@@ -263,10 +261,7 @@ fn read_ahead(stream: Arc<Stream>, readahead: Readahead) {
 }
 
 /// The task that reads ahead, a few at a time.
-pub(crate) async fn run_readahead(
-    jobs: tokio::sync::mpsc::Receiver<ReadaheadJob>,
-    mut stop: StopSignal,
-) -> Result<(), Infallible> {
+pub(crate) async fn run_readahead(jobs: tokio::sync::mpsc::Receiver<ReadaheadJob>) {
     let jobs = stream::unfold(jobs, |mut jobs| async { jobs.recv().await.map(|job| (job, jobs)) });
     let run = jobs.for_each_concurrent(READAHEADS_IN_FLIGHT, |job| async move {
         let ReadaheadJob { stream, readahead } = job;
@@ -279,11 +274,7 @@ pub(crate) async fn run_readahead(
         };
         stream.state.lock().readers.on_loaded(readahead.reader, reached, bytes);
     });
-    tokio::select! {
-        () = stop.stopped() => {}
-        () = run => {}
-    }
-    Ok(())
+    run.await;
 }
 
 async fn load_ahead(stream: &Stream, readahead: Readahead) -> Result<(Offset, u64), ObjectReadError> {

@@ -154,15 +154,14 @@ impl StreamStore {
         });
         let registry = Arc::new(Registry::new(parts.recovered));
         let uploader = Uploader::new(Arc::clone(&core), Arc::clone(&registry), Arc::clone(&parts.random));
-        parts.supervisor.spawn("upload", uploader.run(parts.supervisor.stop_signal()));
+        parts.supervisor.spawn_until_stopped("upload", uploader.run());
         let compactor = Compactor::new(Arc::clone(&core), Arc::clone(&registry), parts.random);
-        parts.supervisor.spawn("object compaction", compactor.run(parts.supervisor.stop_signal()));
+        parts.supervisor.spawn_until_stopped("object compaction", compactor.run());
         let collector = Collector::new(Arc::clone(&core));
-        parts.supervisor.spawn("object collector", collector.run(parts.supervisor.stop_signal()));
-        let anchors = crate::anchors::run(Arc::clone(&core), Arc::clone(&registry), parts.supervisor.stop_signal());
-        parts.supervisor.spawn("checkpoint anchors", anchors);
-        let readahead = run_readahead(jobs, parts.supervisor.stop_signal());
-        parts.supervisor.spawn("readahead", readahead);
+        parts.supervisor.spawn_until_stopped("object collector", collector.run());
+        let anchors = crate::anchors::run(Arc::clone(&core), Arc::clone(&registry));
+        parts.supervisor.spawn_until_stopped("checkpoint anchors", anchors);
+        parts.supervisor.spawn_until_stopped("readahead", run_readahead(jobs));
         Ok(Arc::new(Self { core, registry }))
     }
 

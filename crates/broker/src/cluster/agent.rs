@@ -1,10 +1,8 @@
 //! Keeps this broker's lease: a heartbeat to the active controller, again and again.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Clock, NodeEpoch};
 use tokio::sync::watch;
 
@@ -28,16 +26,8 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Runs until told to stop, or until this life of the node is over.
-    pub(crate) async fn run(self, mut stop: StopSignal) -> Result<(), Infallible> {
-        tokio::select! {
-            () = stop.stopped() => {}
-            () = self.keep() => {}
-        }
-        Ok(())
-    }
-
-    async fn keep(&self) {
+    /// Runs until this life of the node is over.
+    pub(crate) async fn run(self) {
         loop {
             if self.votes_alone() {
                 self.lease.grant_for_good();

@@ -9,7 +9,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Clock, LogIndex, Random};
 use futures::TryStreamExt as _;
 use metadata::{MetadataClient, MetadataImage, Node};
@@ -101,15 +100,7 @@ impl Backup {
         store: Arc<dyn ObjectStore>,
         url: String,
         random: Arc<dyn Random>,
-        mut stop: StopSignal,
-    ) -> Result<(), Infallible> {
-        tokio::select! {
-            () = stop.stopped() => Ok(()),
-            never = self.run_forever(&*store, &url, &*random) => match never {},
-        }
-    }
-
-    async fn run_forever(&self, store: &dyn ObjectStore, url: &str, random: &dyn Random) -> Infallible {
+    ) -> Infallible {
         let mut told = false;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -121,19 +112,19 @@ impl Backup {
             }
             let now = self.clock.boot();
             let mut known = *self.known.lock().get_or_insert_with(|| Known::nothing(now));
-            if *image.store != *url && !std::mem::replace(&mut told, true) {
+            if *image.store != url && !std::mem::replace(&mut told, true) {
                 let store = &image.store;
                 tracing::error!(%store, "this controller's ottla.object.store.url is not the cluster's: metadata is not backed up");
             }
-            if *image.store == *url && known.is_due(now, image.applied, self.raft.snapshot_index(), self.interval) {
-                match self.copy(store, &image).await {
+            if *image.store == url && known.is_due(now, image.applied, self.raft.snapshot_index(), self.interval) {
+                match self.copy(&*store, &image).await {
                     Ok(bytes) => {
                         let snapshot = self.raft.snapshot_index();
                         known =
                             Known { copied: Some(image.applied), begun: now, bytes, snapshot, ..Known::nothing(now) };
                     }
                     Err(error) => {
-                        known.failed(self.clock.boot(), random);
+                        known.failed(self.clock.boot(), &*random);
                         tracing::warn!(error, "metadata was not copied to the object store; it is tried again");
                     }
                 }

@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Clock, NodeEpoch, NodeId, StreamId};
 use futures::future::join_all;
 use metadata::balance::{Balancer, Move, Settings};
@@ -91,14 +90,7 @@ impl Balancing {
     }
 
     /// Works while this node is the active controller.
-    pub(super) async fn run(self: Arc<Self>, mut stop: StopSignal) -> Result<(), Infallible> {
-        tokio::select! {
-            () = stop.stopped() => Ok(()),
-            never = self.run_forever() => match never {},
-        }
-    }
-
-    async fn run_forever(&self) -> Infallible {
+    pub(super) async fn run(self: Arc<Self>) -> Infallible {
         let (mut lives, mut since) = (Lives::new(), BTreeMap::new());
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -128,7 +120,7 @@ impl Balancing {
         for (node, epoch) in stranded {
             let waited = now.saturating_sub(*since.entry((node, epoch)).or_insert(now));
             let suspicion = if waited >= RETURN_TIME { Suspicion::Expired } else { Suspicion::Probe };
-            self.controller.end_again(node, epoch, suspicion).await;
+            self.controller.end(node, epoch, suspicion).await;
         }
     }
 

@@ -1,22 +1,20 @@
 //! The active controller: grants leases, and ends the lives of brokers that are lost. Every voter runs one; it is active while
 //! the node leads metadata, and knows nothing that its successor could not find out again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Clock, LogIndex, NodeEpoch, NodeId, StreamId};
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use metadata::balance::Traffic;
 use metadata::{MetadataClient, MetadataImage, Node};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::fail_over::{Ended, FailOvers};
+use super::one_each::OneEach;
 use super::peer::Peers;
 use super::peer::messages::{HeartbeatAnswer, HeartbeatRequest, Load, Verdict};
 use super::sessions::{Sessions, Suspicion};
@@ -134,10 +132,12 @@ impl Controller {
         std::mem::take(&mut *self.loads.lock())
     }
 
-    /// Does for a fenced node what was left undone when it was fenced.
-    pub(super) async fn end_again(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) {
-        if self.confirmations.confirm(&self.raft).await.is_some() {
-            self.fail_overs.end(node, epoch, suspicion).await;
+    /// Ends a life, or does for a fenced node what was left undone when it was fenced; not before the quorum has confirmed that
+    /// this node leads. A controller that was cut off believes everybody else to be lost, and could seal logs of brokers that live.
+    pub(super) async fn end(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) -> Ended {
+        match self.confirmations.confirm(&self.raft).await {
+            Some(_) => self.fail_overs.end(node, epoch, suspicion).await,
+            None => Ended::NotNow,
         }
     }
 
@@ -151,14 +151,7 @@ impl Controller {
     }
 
     /// Looks after the brokers while this node leads.
-    pub(super) async fn run(self: Arc<Self>, mut stop: StopSignal) -> Result<(), Infallible> {
-        tokio::select! {
-            () = stop.stopped() => Ok(()),
-            never = self.run_forever() => match never {},
-        }
-    }
-
-    async fn run_forever(&self) -> Infallible {
+    pub(super) async fn run(self: Arc<Self>) -> Infallible {
         let mut leader = self.raft.leader();
         loop {
             if self.raft.is_leader() {
@@ -183,16 +176,13 @@ impl Controller {
         if let Err(error) = self.raft.correct_addresses().await {
             tracing::warn!(%error, "the log of metadata still has old addresses of voters");
         }
-        let mut busy: HashMap<NodeId, NodeEpoch> = HashMap::new();
-        let mut under_way = FuturesUnordered::new();
+        let mut fail_overs = OneEach::none();
         while self.raft.is_leader() {
             for (node, epoch, suspicion) in self.due() {
-                if busy.insert(node, epoch).is_none() {
-                    under_way.push(self.look_after(node, epoch, suspicion));
-                }
+                fail_overs.begin(node, self.look_after(node, epoch, suspicion));
             }
             tokio::select! {
-                Some(node) = under_way.next() => drop(busy.remove(&node)),
+                () = fail_overs.ended() => {}
                 () = self.look.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
@@ -219,9 +209,7 @@ impl Controller {
     }
 
     async fn look_after(&self, node: NodeId, epoch: NodeEpoch, suspicion: Suspicion) -> NodeId {
-        // A controller that was cut off believes everybody else to be lost, and could seal logs of brokers that live.
-        let leads = self.confirmations.confirm(&self.raft).await.is_some();
-        if !leads || self.fail_overs.end(node, epoch, suspicion).await == Ended::NotNow {
+        if self.end(node, epoch, suspicion).await == Ended::NotNow {
             // Asked again while it is silent, at the pace of the looks.
             tokio::time::sleep(LOOK_INTERVAL).await;
         }

@@ -11,14 +11,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Clock, NodeEpoch, NodeId};
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use metadata::{MetadataClient, MetadataImage, NodeImage};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::one_each::OneEach;
 use super::peer::messages::{AppliedRequest, encode};
 use super::peer::{Kind, Lane, Peers};
 
@@ -93,34 +91,21 @@ pub(super) struct PeerWatch {
 }
 
 impl PeerWatch {
-    pub(super) async fn run(self, mut stop: StopSignal) -> Result<(), Infallible> {
-        tokio::select! {
-            () = stop.stopped() => Ok(()),
-            never = self.run_forever() => match never {},
-        }
-    }
-
-    async fn run_forever(&self) -> Infallible {
-        let mut asked = FuturesUnordered::new();
-        let mut busy = Vec::new();
+    pub(super) async fn run(self) -> Infallible {
+        let mut asked = OneEach::none();
         let mut round = tokio::time::interval(self.interval);
         round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                Some(node) = asked.next() => {
-                    busy.retain(|other| *other != node);
-                    continue;
-                }
-                () = self.doubts.raised.notified() => {}
-                _ = round.tick() => {}
-            }
+            let is_round = tokio::select! {
+                () = asked.ended() => continue,
+                () = self.doubts.raised.notified() => false,
+                _ = round.tick() => true,
+            };
             let image = self.metadata.image();
-            let others = image.nodes.values().filter(|other| other.id != self.node && !other.fenced);
-            for other in others.filter(|other| !other.peer.is_empty()) {
-                if !busy.contains(&other.id) {
-                    busy.push(other.id);
-                    asked.push(self.ask(Arc::clone(other)));
-                }
+            // When a node dies, each of the others hears of it at the same moment: that must not become a question from each to each.
+            let doubtful = (!is_round).then(|| self.doubts.about(&image));
+            for other in whom(&image, self.node, doubtful.as_ref()) {
+                asked.begin(other.id, self.ask(Arc::clone(other)));
             }
         }
     }
@@ -134,6 +119,16 @@ impl PeerWatch {
         }
         other.id
     }
+}
+
+/// The live peers of `node`; of these those in doubt, if so wished.
+fn whom<'a>(
+    image: &'a MetadataImage,
+    node: NodeId,
+    doubtful: Option<&'a Doubtful>,
+) -> impl Iterator<Item = &'a Arc<NodeImage>> {
+    let peers = image.nodes.values().filter(move |other| other.id != node && !other.fenced && !other.peer.is_empty());
+    peers.filter(move |other| doubtful.is_none_or(|doubtful| doubtful.contains(other.id)))
 }
 
 #[cfg(test)]
@@ -179,6 +174,24 @@ mod tests {
         assert!(doubts.about(&image).contains(NODE));
         clock.advance(Duration::from_millis(1));
         assert!(!doubts.about(&image).contains(NODE), "nobody has settled it");
+    }
+
+    #[test]
+    fn a_doubt_is_a_question_to_the_doubtful_alone() {
+        let (_, doubts) = doubts();
+        let mut image = image(&[&[1, 2]]);
+        for id in 1..=3 {
+            Arc::make_mut(image.nodes.get_mut(&NodeId(id)).unwrap()).peer = "here".into();
+        }
+        let asked = |image: &MetadataImage, doubtful: Option<&Doubtful>| -> Vec<i32> {
+            whom(image, NodeId(1), doubtful).map(|node| node.id.0).collect()
+        };
+        assert_eq!(asked(&image, None), [2, 3]);
+        assert_eq!(asked(&image, Some(&doubts.about(&image))), [0_i32; 0]);
+        doubts.raise(NODE, &image);
+        assert_eq!(asked(&image, Some(&doubts.about(&image))), [2]);
+        fence(&mut image, NODE.0);
+        assert_eq!(asked(&image, None), [3]);
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! Gives away what this broker leads: when an operator drains it, and before it stops.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::Clock;
-use common::supervisor::StopSignal;
 use metadata::placement::plan_drain;
 use metadata::{Command, MetadataClient, NodeDraining, Outcome};
 
@@ -15,7 +13,7 @@ use super::mover::Mover;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Drains whenever metadata says so.
-pub(crate) async fn run(mover: Arc<Mover>, metadata: MetadataClient, mut stop: StopSignal) -> Result<(), Infallible> {
+pub(crate) async fn run(mover: Arc<Mover>, metadata: MetadataClient) {
     let mut applied = metadata.watch();
     loop {
         applied.borrow_and_update();
@@ -25,19 +23,12 @@ pub(crate) async fn run(mover: Arc<Mover>, metadata: MetadataClient, mut stop: S
             Some(NodeDraining::ByOperator) => plan_drain(&image, mover.node()),
             _ => Vec::new(),
         };
-        let idle = plan.is_empty();
-        let step = async {
-            if idle {
-                // The end of metadata is the end of the broker, which is told elsewhere.
-                let _ = applied.changed().await;
-            } else {
-                mover.give_away(plan).await;
-                tokio::time::sleep(RETRY).await;
-            }
-        };
-        tokio::select! {
-            () = stop.stopped() => return Ok(()),
-            () = step => {}
+        if !plan.is_empty() {
+            mover.give_away(plan).await;
+            tokio::time::sleep(RETRY).await;
+        } else if applied.changed().await.is_err() {
+            // The end of metadata is the end of the broker, which is told elsewhere.
+            return;
         }
     }
 }

@@ -6,7 +6,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Clock, StreamId};
 use metadata::balance::Traffic;
 use parking_lot::Mutex;
@@ -41,20 +40,12 @@ impl Loads {
         portion.into_iter().rev().for_each(|load| waiting.push_front(load));
     }
 
-    /// Samples until told to stop.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        partitions: Partitions,
-        clock: Arc<dyn Clock>,
-        mut stop: StopSignal,
-    ) -> Result<(), Infallible> {
+    /// Samples now and then.
+    pub(crate) async fn run(self: Arc<Self>, partitions: Partitions, clock: Arc<dyn Clock>) -> Infallible {
         let mut sampler = Sampler::default();
         let mut since = clock.boot();
         loop {
-            tokio::select! {
-                () = stop.stopped() => return Ok(()),
-                () = tokio::time::sleep(SAMPLE_INTERVAL) => {}
-            }
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
             if !self.waiting.lock().is_empty() {
                 continue;
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use common::supervisor::{StopSignal, Supervisor};
+use common::supervisor::Supervisor;
 use common::{LogIndex, NodeId};
 use futures::FutureExt as _;
 use metadata::log::RaftLogStore;
@@ -111,9 +111,8 @@ impl Member {
         let controller = Controller::new(config, &raft, &metadata, &peers, &clock);
         let backup = Backup::new(&raft, &metadata, &controller, &clock, config.quorum.backup_interval);
         service.joined(metadata.clone(), Arc::clone(&controller));
-        let stop = supervisor.stop_signal();
-        let losses = follow_losses(Arc::clone(&service), Arc::clone(&raft), Arc::clone(&controller), node, stop);
-        supervisor.spawn("lost peers", losses);
+        let losses = follow_losses(Arc::clone(&service), Arc::clone(&raft), Arc::clone(&controller), node);
+        supervisor.spawn_until_stopped("lost peers", losses);
         let watch = PeerWatch {
             node,
             metadata: metadata.clone(),
@@ -121,12 +120,12 @@ impl Member {
             doubts: Arc::clone(&doubts),
             interval: config.quorum.heartbeat_interval,
         };
-        supervisor.spawn("peer watch", watch.run(supervisor.stop_signal()));
+        supervisor.spawn_until_stopped("peer watch", watch.run());
         let control = Arc::clone(&controller);
         let balancing = Balancing::new(config.quorum.balance, control, metadata.clone(), peers.clone(), clock);
         let balancing = Arc::new(balancing);
-        supervisor.spawn("balancer", Arc::clone(&balancing).run(supervisor.stop_signal()));
-        supervisor.spawn("controller", Arc::clone(&controller).run(supervisor.stop_signal()));
+        supervisor.spawn_until_stopped("balancer", Arc::clone(&balancing).run());
+        supervisor.spawn_until_stopped("controller", Arc::clone(&controller).run());
         Ok(Self {
             node,
             raft,
@@ -309,13 +308,9 @@ async fn follow_losses(
     raft: Arc<Node>,
     controller: Arc<Controller>,
     node: NodeId,
-    mut stop: StopSignal,
-) -> Result<(), std::convert::Infallible> {
+) -> std::convert::Infallible {
     loop {
-        tokio::select! {
-            () = stop.stopped() => return Ok(()),
-            () = service.loss.notified() => {}
-        }
+        service.loss.notified().await;
         for lost in service.take_lost() {
             controller.suspect(lost);
             if let Some(leader) = raft.leader().filter(|leader| leader.node == lost && lost != node) {

@@ -12,6 +12,7 @@ pub mod lease;
 pub mod loads;
 pub mod member;
 pub mod mover;
+mod one_each;
 pub mod peer;
 pub mod receiver;
 pub(crate) mod registration;

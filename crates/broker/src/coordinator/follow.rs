@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::supervisor::StopSignal;
 use common::{Lsn, Offset};
 use coordinator::GroupShard;
 use futures::StreamExt;
@@ -32,7 +31,7 @@ struct Load {
     after: Lsn,
 }
 
-pub(super) async fn run(inner: Arc<Inner>, mut stop: StopSignal) {
+pub(super) async fn run(inner: Arc<Inner>) {
     let mut opened = inner.parts.partitions.watch();
     let mut applied = inner.parts.metadata.watch();
     let mut seen = inner.parts.metadata.image();
@@ -48,7 +47,6 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: StopSignal) {
         }
         seen = image;
         tokio::select! {
-            () = stop.stopped() => return,
             changed = opened.changed() => if changed.is_err() { return },
             changed = applied.changed() => if changed.is_err() { return },
             () = inner.reload.notified() => {}

@@ -13,7 +13,6 @@ mod load;
 mod timer;
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -97,17 +96,8 @@ impl GroupCoordinator {
             armed_ms: AtomicI64::new(i64::MAX),
             earlier_deadline: Notify::new(),
         });
-        let (follower, timers) = (Arc::clone(&inner), Arc::clone(&inner));
-        let stop = supervisor.stop_signal();
-        supervisor.spawn("group-coordinator", async move {
-            follow::run(follower, stop).await;
-            Ok::<(), Infallible>(())
-        });
-        let stop = supervisor.stop_signal();
-        supervisor.spawn("group-timers", async move {
-            timer::run(timers, stop).await;
-            Ok::<(), Infallible>(())
-        });
+        supervisor.spawn_until_stopped("group-coordinator", follow::run(Arc::clone(&inner)));
+        supervisor.spawn_until_stopped("group-timers", timer::run(Arc::clone(&inner)));
         Self { inner }
     }
 

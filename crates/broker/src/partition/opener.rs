@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{StreamEpoch, StreamId};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -53,14 +52,8 @@ struct Granted {
     stream: Arc<Stream>,
 }
 
-pub(crate) async fn run(partitions: Arc<Inner>, mut stop: StopSignal) -> Result<(), Infallible> {
-    tokio::select! {
-        () = stop.stopped() => Ok(()),
-        never = run_forever(&partitions) => match never {},
-    }
-}
-
-async fn run_forever(partitions: &Arc<Inner>) -> Infallible {
+pub(crate) async fn run(partitions: Arc<Inner>) -> Infallible {
+    let partitions = &partitions;
     let mut pause = PAUSE_MIN;
     // What needs the store, which may not answer for long: waiting for its turn, under way, and the streams of both.
     let mut queue: VecDeque<Granted> = VecDeque::new();

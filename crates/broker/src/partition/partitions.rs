@@ -148,10 +148,10 @@ impl Partitions {
             parts,
         });
         let partitions = Self { inner };
-        supervisor.spawn("partitions", partitions.clone().follow(supervisor.stop_signal()));
-        supervisor.spawn("partition-opener", opener::run(Arc::clone(&partitions.inner), supervisor.stop_signal()));
-        let stop = supervisor.stop_signal();
-        supervisor.spawn("retention", retention::run(partitions.clone(), objects, interval, expiration_ms, stop));
+        supervisor.spawn_until_stopped("partitions", partitions.clone().follow());
+        supervisor.spawn_until_stopped("partition-opener", opener::run(Arc::clone(&partitions.inner)));
+        let retention = retention::run(partitions.clone(), objects, interval, expiration_ms);
+        supervisor.spawn_until_stopped("retention", retention);
         partitions
     }
 
@@ -248,7 +248,7 @@ impl Partitions {
         }
     }
 
-    async fn follow(self, mut stop: common::supervisor::StopSignal) -> Result<(), std::convert::Infallible> {
+    async fn follow(self) {
         let mut applied = self.inner.parts.metadata.watch();
         let mut seen = Arc::new(MetadataImage::default());
         loop {
@@ -258,11 +258,8 @@ impl Partitions {
             seen = image;
             // Also when there is nothing to open: that, too, ends the start.
             self.inner.openings_added.notify_one();
-            tokio::select! {
-                () = stop.stopped() => return Ok(()),
-                changed = applied.changed() => if changed.is_err() {
-                    return Ok(());
-                },
+            if applied.changed().await.is_err() {
+                return;
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Retention by time and size. It looks at a partition's committed object ranges, the closed units that Kafka's
 //! segments are elsewhere, and moves the log start over those that are past retention.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::Offset;
-use common::supervisor::StopSignal;
 use s3stream::{CommittedRange, ObjectManager};
 
 use super::{Partition, Partitions};
@@ -62,20 +62,18 @@ impl Partition {
     }
 }
 
-/// Looks at all partitions every `interval`, until told to stop.
+/// Looks at all partitions every `interval`.
 pub(crate) async fn run(
     partitions: Partitions,
     objects: Arc<dyn ObjectManager>,
     interval: Duration,
     producer_expiration_ms: impl Fn() -> i64 + Send,
-    mut stop: StopSignal,
-) -> Result<(), std::convert::Infallible> {
+) -> Infallible {
     let mut retention = tokio::time::interval(interval.max(Duration::from_millis(1)));
     let mut expiry = tokio::time::interval(PRODUCER_EXPIRY_INTERVAL);
     loop {
         tokio::select! {
-            () = stop.stopped() => return Ok(()),
-            _ = retention.tick() => retain_all(&partitions, objects.as_ref(), &stop).await,
+            _ = retention.tick() => retain_all(&partitions, objects.as_ref()).await,
             _ = expiry.tick() => {
                 let producer_expiration_ms = producer_expiration_ms();
                 for partition in partitions.open() {
@@ -86,11 +84,8 @@ pub(crate) async fn run(
     }
 }
 
-async fn retain_all(partitions: &Partitions, objects: &dyn ObjectManager, stop: &StopSignal) {
+async fn retain_all(partitions: &Partitions, objects: &dyn ObjectManager) {
     for partition in partitions.open() {
-        if stop.is_stopped() {
-            return;
-        }
         match partition.retain(objects).await {
             Ok(None) => {}
             Ok(Some(start)) => tracing::info!(?partition, %start, "deleted records past retention"),

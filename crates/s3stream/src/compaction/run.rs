@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Offset, Random, StreamId};
 
 use super::CompactionError;
@@ -41,16 +40,8 @@ impl Compactor {
         Self { core, registry, random }
     }
 
-    /// Runs until told to stop. An object that is half way then is never committed.
-    pub(crate) async fn run(self, mut stop: StopSignal) -> Result<(), Infallible> {
-        tokio::select! {
-            biased;
-            () = stop.stopped() => Ok(()),
-            never = self.run_forever() => match never {},
-        }
-    }
-
-    async fn run_forever(&self) -> Infallible {
+    /// Works until dropped. An object that is half way then is never committed.
+    pub(crate) async fn run(self) -> Infallible {
         let mut backoff = Backoff::default();
         loop {
             tokio::time::sleep(INTERVAL).await;

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::supervisor::StopSignal;
 use common::{Lsn, ObjectId, Random};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -51,16 +50,8 @@ impl Uploader {
         Self { core, registry, random, ids: 0..0, sealed_after_ms: 0, sealed_backoff: Backoff::default() }
     }
 
-    /// Runs until told to stop. What is in flight then is dropped: it is in the log.
-    pub(crate) async fn run(mut self, mut stop: StopSignal) -> Result<(), Infallible> {
-        tokio::select! {
-            biased;
-            () = stop.stopped() => Ok(()),
-            never = self.run_forever() => match never {},
-        }
-    }
-
-    async fn run_forever(&mut self) -> Infallible {
+    /// Works until dropped. What is in flight then is in the log.
+    pub(crate) async fn run(mut self) -> Infallible {
         loop {
             self.wait_due().await;
             let requested = self.core.backlog.take_request();
