@@ -4,6 +4,7 @@
 pub mod broker;
 pub mod cluster;
 pub mod driver;
+pub mod hosts;
 pub mod moto;
 pub mod stop_at;
 pub mod tools;

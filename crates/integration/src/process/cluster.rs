@@ -46,13 +46,7 @@ impl Cluster {
     /// # Errors
     /// It does not build or start: with what it said.
     pub fn start(options: &Options) -> Result<Self> {
-        let launcher =
-            if peer_is_kafka() { vec![tools::kafka()] } else { vec![tools::ottla()?, PathBuf::from("local")] };
-        let dir = match &options.parent {
-            Some(parent) => tempfile::tempdir_in(parent)?,
-            None => tempfile::tempdir()?,
-        };
-        let mut cluster = Self { launcher, dir, bootstrap: String::new(), env: options.env.clone() };
+        let mut cluster = Self::unstarted(options)?;
         let brokers = options.brokers.max(1);
         let ports = || free_ports(brokers.try_into().context("more brokers than ports")?);
         let port = options.first_port.map_or_else(ports, Ok)?.to_string();
@@ -64,6 +58,17 @@ impl Cluster {
         let answer = cluster.run("start", &arguments)?;
         cluster.bootstrap = answer.lines().last().context("start prints the bootstrap servers")?.to_owned();
         Ok(cluster)
+    }
+
+    /// A cluster with a directory, and without nodes.
+    pub(super) fn unstarted(options: &Options) -> Result<Self> {
+        let launcher =
+            if peer_is_kafka() { vec![tools::kafka()] } else { vec![tools::ottla()?, PathBuf::from("local")] };
+        let dir = match &options.parent {
+            Some(parent) => tempfile::tempdir_in(parent)?,
+            None => tempfile::tempdir()?,
+        };
+        Ok(Self { launcher, dir, bootstrap: String::new(), env: options.env.clone() })
     }
 
     fn run(&self, verb: &str, arguments: &[&str]) -> Result<String> {

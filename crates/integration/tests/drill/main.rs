@@ -2,6 +2,7 @@
 //! is a C library that takes minutes to compile.
 
 mod faults;
+mod hosts;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
