@@ -49,6 +49,8 @@ use common::Lsn;
 use futures::future::BoxFuture;
 use kafka_protocol::protocol::{Decodable, Request, StrBytes};
 
+pub use produce::gaps::RefusedBatch;
+
 use crate::Broker;
 use crate::network::{ConnectionInfo, Frame};
 

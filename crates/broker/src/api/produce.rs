@@ -12,7 +12,11 @@
 //! refused batch comes again behind those that were sent after it, so that producers that are not idempotent would
 //! reorder records in any burst that a log cannot take at once.
 //!
+//! A gap in a producer's sequence that such a refusal made is not called one: see [`gaps`].
+//!
 //! Transactions: batches of one are refused, as nothing can have begun one.
+
+pub(crate) mod gaps;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,7 +63,10 @@ impl Handle for Produce {
             broker,
             image: &image,
             by_id: context.version >= 13,
-            origin: AppendOrigin::Client { produce_version: context.version },
+            origin: AppendOrigin::Client {
+                produce_version: context.version,
+                behind_refusal: context.connection.refused_batch.is_recent(broker.clock.boot()),
+            },
             internal_allowed: &*context.client_id == ADMIN_CLIENT_ID,
             acks,
             lsn: Lsn(0),
@@ -68,7 +75,7 @@ impl Handle for Produce {
             waiting: Vec::new(),
         };
         let topics = request.topic_data.into_iter().enumerate();
-        let responses = topics.map(|(at, topic)| produce.topic(at, topic)).collect();
+        let mut responses: Vec<_> = topics.map(|(at, topic)| produce.topic(at, topic)).collect();
         let Producing { origin, lsn, error, leaders, waiting, .. } = produce;
         if acks == 0 {
             return match error {
@@ -76,6 +83,7 @@ impl Handle for Produce {
                 Some(code) => Reply::Close(format!("produce with acks=0 failed with error {code}")),
             };
         }
+        settle(broker, &context.connection, &mut responses, &waiting);
         let listener = &context.connection.listener;
         let endpoints = leaders.into_iter().filter_map(|leader| endpoint(&image, leader, listener)).collect();
         let response = ProduceResponse::default().with_responses(responses).with_node_endpoints(endpoints);
@@ -96,6 +104,19 @@ impl Handle for Produce {
             return Reply::Durable(lsn, response);
         }
         Reply::DurableWithin(lsn, response, Late { within, version: context.version, rewrite: timed_out })
+    }
+}
+
+/// Keeps gaps that refusals made from being called gaps, in all answers but those that `waiting` will replace.
+fn settle(broker: &Broker, connection: &ConnectionInfo, responses: &mut [TopicProduceResponse], waiting: &[Waiting]) {
+    let mut waiting = waiting.iter().peekable();
+    for (t, topic) in responses.iter_mut().enumerate() {
+        for (p, answer) in topic.partition_responses.iter_mut().enumerate() {
+            let is_replaced = waiting.next_if(|waiting| (waiting.topic, waiting.entry) == (t, p)).is_some();
+            if answer.error_code != 0 && !is_replaced {
+                connection.refused_batch.settle(broker.clock.boot(), answer);
+            }
+        }
     }
 }
 
@@ -164,7 +185,7 @@ async fn when_there_is_room(
         };
         count(&broker, waiting.id, &waiting.records, appended.is_ok());
         let answer = PartitionProduceResponse::default().with_index(waiting.index);
-        let answer = match appended {
+        let mut answer = match appended {
             Ok(appended) => {
                 lsn = lsn.max(appended.lsn);
                 with_offsets(answer, &appended)
@@ -179,6 +200,7 @@ async fn when_there_is_room(
                 answer
             }
         };
+        connection.refused_batch.settle(broker.clock.boot(), &mut answer);
         response.responses[waiting.topic].partition_responses[waiting.entry] = answer;
     }
     let durable = broker.wal.durable().wait(lsn);

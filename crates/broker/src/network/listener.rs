@@ -18,6 +18,7 @@ use super::connection::{Closed, Connection};
 use super::reader::ReadError;
 use super::socket::{TcpListener, TcpStream};
 use crate::Broker;
+use crate::api::RefusedBatch;
 use crate::config::{Layers, Listener};
 
 /// A bound listening socket.
@@ -138,6 +139,7 @@ impl BoundListener {
             id: limits.next_id.fetch_add(1, Ordering::Relaxed),
             listener: self.config.name.clone(),
             peer,
+            refused_batch: RefusedBatch::default(),
         });
         let broker = Arc::clone(broker);
         connections.spawn(async move {

@@ -17,6 +17,8 @@ pub use request_memory::RequestMemory;
 
 use std::net::SocketAddr;
 
+use crate::api::RefusedBatch;
+
 /// Requests of one connection that may be in progress at once. Reading stops at this many, so a client that
 /// sends more waits in its own socket.
 pub const IN_FLIGHT_MAX: usize = 64;
@@ -30,4 +32,6 @@ pub struct ConnectionInfo {
     pub listener: String,
     /// The client's address.
     pub peer: SocketAddr,
+    /// What became of a batch that others may follow.
+    pub refused_batch: RefusedBatch,
 }

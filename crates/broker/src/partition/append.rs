@@ -22,10 +22,13 @@ use crate::config::{Codec, TopicConfig};
 /// Where an append comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOrigin {
-    /// A client's Produce request, of that version.
+    /// A client's Produce request.
     Client {
         /// Version of the request.
         produce_version: i16,
+        /// A batch that this one may have been sent behind was refused for a moment, so that a producer of whom nothing
+        /// is known has to begin at 0.
+        behind_refusal: bool,
     },
     /// A coordinator of this broker, which builds sound batches itself.
     Coordinator,
@@ -119,7 +122,11 @@ impl Partition {
             return Err(AppendRefused::moving());
         }
         if prepared.tag.producer_id >= 0 {
-            let judged = state.producers.judge(&sequenced(&prepared.tag, prepared.last_offset_delta))?;
+            let batch = sequenced(&prepared.tag, prepared.last_offset_delta);
+            if matches!(origin, AppendOrigin::Client { behind_refusal: true, .. }) {
+                state.producers.expect_first(&batch)?;
+            }
+            let judged = state.producers.judge(&batch)?;
             if let Judgement::Duplicate(original) = judged {
                 return Ok(AppendedBatch {
                     base_offset: Offset(original.base_offset()),
@@ -191,7 +198,7 @@ impl Partition {
     /// Everything that depends on batch and configuration alone.
     fn prepare<'a>(&self, batch: &'a Bytes, origin: AppendOrigin) -> Result<Prepared<'a>, AppendRefused> {
         let now_ms = self.environment.clock.wall_ms();
-        let AppendOrigin::Client { produce_version } = origin else {
+        let AppendOrigin::Client { produce_version, .. } = origin else {
             let view = BatchView::exactly_one(batch).map_err(Invalid::from)?;
             return Ok(self.prepared(&view, Cow::Borrowed(batch), view.max_timestamp(), -1, now_ms));
         };

@@ -125,6 +125,16 @@ impl ProducerStates {
         }
     }
 
+    /// A producer of whom nothing is known must begin at 0. Otherwise any beginning is right, as in Kafka: what it wrote
+    /// before may have been deleted.
+    pub(crate) fn expect_first(&self, batch: &Sequenced) -> Result<(), SequenceError> {
+        let Sequenced { producer_id, base_sequence: sent, .. } = *batch;
+        if sent == 0 || self.entries.contains_key(&producer_id) {
+            return Ok(());
+        }
+        Err(SequenceError::OutOfOrder { producer_id, sent, known: -1 })
+    }
+
     /// Whether `batch` may be appended now. Kafka's order: first duplicates, then epochs, then sequences.
     pub(crate) fn judge(&self, batch: &Sequenced) -> Result<Judgement, SequenceError> {
         let Some(entry) = self.entries.get(&batch.producer_id) else { return Ok(Judgement::Append) };
