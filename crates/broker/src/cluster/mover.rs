@@ -17,7 +17,7 @@ use metadata::{Command, Outcome};
 use s3stream::{Stream, StreamStore};
 
 use super::member::Member;
-use super::peer::messages::{HandOverEntry, HandOverRequest, encode};
+use super::peer::messages::{HandOverAnswer, HandOverEntry, HandOverRequest, decode, encode};
 use super::peer::{Kind, Lane};
 use crate::coordinator::GroupCoordinator;
 use crate::partition::{Partition, Partitions};
@@ -220,11 +220,12 @@ impl Mover {
                 Err(error) => tracing::warn!(?partition, %error, "the partition stays"),
             }
         }
-        let request = HandOverRequest { node_epoch: target.1.0, entries };
+        let request = HandOverRequest { node_epoch: target.1.0, entries, reads_refusals: true };
         let body = encode(&request);
         self.counters.tail_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         let asked = self.member.peers.call(address, Lane::Bulk, Kind::HandOver, body, HAND_OVER_DEADLINE).await;
-        asked.map_err(|error| error.to_string())??;
+        let refused = decode::<HandOverAnswer>(asked.map_err(|error| error.to_string())??)?.refused;
+        taken.retain(|(stream, _)| !refused.contains(&stream.0));
         Ok(taken)
     }
 

@@ -174,7 +174,7 @@ impl PeerService for Service {
             Kind::Quorum => Ok(encode(&self.change_quorum(decode::<QuorumRequest>(body)?).await?)),
             Kind::HandOver => {
                 let receiver = self.receiver.get().ok_or("this node is no broker, or has not started")?;
-                receiver.take(decode::<HandOverRequest>(body)?).await.map(|()| Bytes::new())
+                Ok(encode(&receiver.take(decode::<HandOverRequest>(body)?).await?))
             }
             Kind::Move => Ok(encode(&self.give_away(decode::<MoveRequest>(body)?).await?)),
         }

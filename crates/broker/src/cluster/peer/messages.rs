@@ -193,7 +193,7 @@ pub struct HandOverEntry {
     pub tail: Bytes,
 }
 
-/// [`Kind::HandOver`](super::Kind::HandOver): have these tails durable. The answer is empty.
+/// [`Kind::HandOver`](super::Kind::HandOver): have these tails durable.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct HandOverRequest {
     /// The life of the node that is asked.
@@ -202,6 +202,17 @@ pub struct HandOverRequest {
     /// The tails.
     #[prost(message, repeated, tag = "2")]
     pub entries: Vec<HandOverEntry>,
+    /// Whoever asks reads which tails were refused. Without this, as brokers of the first version ask, all are taken or none.
+    #[prost(bool, tag = "3")]
+    pub reads_refusals: bool,
+}
+
+/// Its answer: all other tails are durable. Brokers of the first version answer nothing: they have taken all.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct HandOverAnswer {
+    /// Streams whose tails were not taken.
+    #[prost(uint64, repeated, tag = "1")]
+    pub refused: Vec<u64>,
 }
 
 /// One partition that is to move.

@@ -178,8 +178,8 @@ async fn hostile_bytes_end_a_connection_and_nothing_else() {
 #[test]
 fn bytes_between_nodes_never_change() {
     use super::messages::{
-        HandOverEntry, HandOverRequest, HeartbeatRequest, JoinRequest, Load, Move, MoveRequest, Peer, QuorumAnswer,
-        QuorumView, ReplicaView, SealAnswer, SealRequest, Tail, encode,
+        HandOverAnswer, HandOverEntry, HandOverRequest, HeartbeatRequest, JoinRequest, Load, Move, MoveRequest, Peer,
+        QuorumAnswer, QuorumView, ReplicaView, SealAnswer, SealRequest, Tail, encode,
     };
     let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let hello = Hello { version: 1, node: NodeId(2), lane: Lane::Bulk, cluster_id: "c".into() };
@@ -208,7 +208,12 @@ fn bytes_between_nodes_never_change() {
     let sealed = SealAnswer { outcome: 1, end: 4, tails, reason: String::new() };
     assert_eq!(hex(&encode(&sealed)), "080110041a0408051006");
     let entries = vec![HandOverEntry { epoch: 3, tail: vec![9].into() }];
-    assert_eq!(hex(&encode(&HandOverRequest { node_epoch: 7, entries })), "0807120508031201".to_owned() + "09");
+    let hand_over = HandOverRequest { node_epoch: 7, entries, reads_refusals: false };
+    assert_eq!(hex(&encode(&hand_over)), "0807120508031201".to_owned() + "09");
+    let hand_over = HandOverRequest { reads_refusals: true, ..hand_over };
+    assert_eq!(hex(&encode(&hand_over)), "0807120508031201".to_owned() + "091801");
+    assert_eq!(hex(&encode(&HandOverAnswer { refused: vec![5] })), "0a0105");
+    assert_eq!(hex(&encode(&HandOverAnswer::default())), "", "as the first version answers");
     let moves = vec![Move { stream: 5, target: 2 }];
     assert_eq!(hex(&encode(&MoveRequest { node_epoch: 7, moves })), "0807120408051002");
 }
