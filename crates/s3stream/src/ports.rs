@@ -166,7 +166,8 @@ pub trait ObjectManager: Send + Sync + 'static {
     /// Every stream with its ranges in `object`; for object compaction.
     fn slices(&self, object: ObjectId) -> Vec<(StreamId, CommittedRange)>;
 
-    /// Stream-set objects of this node, oldest first; for object compaction.
+    /// Stream-set objects that hold slices of streams which this node has open, oldest first, whoever wrote them; for object
+    /// compaction.
     fn stream_set_objects(&self) -> Vec<ObjectDescriptor>;
 
     /// Objects that nothing references any more and that may be deleted from the store now.

@@ -7,7 +7,7 @@ use metadata::command::FailOver;
 use metadata::{Command, MetadataImage, Outcome, Registration, state};
 use uuid::Uuid;
 
-fn apply(image: &mut MetadataImage, command: &Command) {
+pub(crate) fn apply(image: &mut MetadataImage, command: &Command) {
     let index = LogIndex(image.applied.0 + 1);
     let outcome = state::apply(image, index, 0, command);
     assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");

@@ -20,6 +20,9 @@ const LEASE: u32 = 1024;
 /// How long an object without references stays in the store: longer than any read that found it in an image.
 const DELETE_DELAY_MS: i64 = 60_000;
 
+/// Stream-set objects that are looked at for streams of this node. Compaction keeps their number small.
+const SETS_LOOKED_AT: usize = 256;
+
 /// How often a trim of unknown outcome is asked for again.
 const TRIM_ATTEMPTS: u32 = 3;
 
@@ -71,6 +74,25 @@ fn committed_range(image: &MetadataImage, start: Offset, range: &RangeImage) -> 
     let object = descriptor(range.object, image.objects.get(&range.object)?);
     let RangeImage { end, bytes, max_timestamp_ms, .. } = *range;
     Some(CommittedRange { object, start, end, bytes, max_timestamp_ms })
+}
+
+/// The newest stream-set objects with slices of streams that this life of a node has open, oldest first, whoever wrote them: where
+/// streams have moved, those who wrote their objects can rewrite nothing of them.
+fn stream_sets_of(image: &MetadataImage, life: (NodeId, NodeEpoch)) -> Vec<ObjectDescriptor> {
+    let owns = |stream: StreamId| image.streams.get(&stream).is_some_and(|known| known.owner == Some(life));
+    let wanted = |id: &ObjectId| {
+        let object = image.objects.get(id)?;
+        object.slices.iter().any(|slice| slice.committed && owns(slice.stream)).then(|| descriptor(*id, object))
+    };
+    let mut sets: Vec<_> = image.stream_sets.iter().rev().take(SETS_LOOKED_AT).filter_map(wanted).collect();
+    sets.reverse();
+    sets
+}
+
+/// Who deletes what `writer` wrote: itself, or whoever is left while it is away.
+fn keeper(image: &MetadataImage, writer: NodeId) -> Option<NodeId> {
+    let is_live = |id: &NodeId| image.is_live(*id);
+    std::iter::once(writer).chain(image.nodes.keys().copied()).find(is_live)
 }
 
 #[async_trait::async_trait]
@@ -158,21 +180,14 @@ impl ObjectManager for MetadataPorts {
     }
 
     fn stream_set_objects(&self) -> Vec<ObjectDescriptor> {
-        let image = self.client.image();
-        let of_this_node = |id: &ObjectId| {
-            let object = image.objects.get(id).filter(|object| object.node == self.node)?;
-            Some(descriptor(*id, object))
-        };
-        image.stream_sets.iter().filter_map(of_this_node).collect()
+        stream_sets_of(&self.client.image(), (self.node, self.node_epoch))
     }
 
     fn destroyed(&self, limit: usize) -> Vec<ObjectDescriptor> {
         let image = self.client.image();
         let before = self.clock.wall_ms().saturating_sub(DELETE_DELAY_MS);
-        // Of those written by nodes that are gone, whoever is left takes care.
-        let mine = |object: &ObjectImage| object.node == self.node || !image.nodes.contains_key(&object.node);
         let due = |id: &ObjectId| {
-            let object = image.objects.get(id).filter(|object| mine(object))?;
+            let object = image.objects.get(id).filter(|object| keeper(&image, object.node) == Some(self.node))?;
             object.destroyed_at_ms.filter(|at| *at <= before).map(|_| descriptor(*id, object))
         };
         image.destroyed.iter().filter_map(due).take(limit).collect()
@@ -218,4 +233,69 @@ fn commit_command(commit: ObjectCommit) -> Result<Command, PortError> {
         slices: slices.into_iter().map(slice).collect(),
     };
     Ok(Command::CommitObjects { node, node_epoch, objects: objects.into_iter().map(object).collect(), replaces })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::cluster_image::{apply, fence, image};
+
+    fn life(image: &MetadataImage, node: i32) -> (NodeId, NodeEpoch) {
+        (NodeId(node), image.nodes[&NodeId(node)].epoch)
+    }
+
+    fn open(image: &mut MetadataImage, node: i32, streams: &[u64]) {
+        let (node, node_epoch) = life(image, node);
+        let streams = streams.iter().copied().map(StreamId).collect();
+        apply(image, &Command::OpenStreams { node, node_epoch, streams });
+    }
+
+    /// An object with one record of each stream, from `start`.
+    fn put(image: &mut MetadataImage, node: i32, streams: &[u64], start: i64) -> ObjectId {
+        let (node, node_epoch) = life(image, node);
+        let id = ObjectId(image.next.object);
+        apply(image, &Command::LeaseObjectIds { node, node_epoch, count: 1 });
+        let slice = |stream: &u64| NewSlice {
+            stream: StreamId(*stream),
+            epoch: image.streams[&StreamId(*stream)].epoch,
+            start: Offset(start),
+            end: Offset(start + 1),
+            bytes: 1,
+            max_timestamp_ms: 0,
+            checkpoint: None,
+        };
+        let object = NewObject { id, attempt: 0, size: 100, slices: streams.iter().map(slice).collect() };
+        apply(image, &Command::CommitObjects { node, node_epoch, objects: vec![object], replaces: Vec::new() });
+        id
+    }
+
+    fn sets(image: &MetadataImage, node: i32) -> Vec<ObjectId> {
+        stream_sets_of(image, life(image, node)).iter().map(|object| object.id).collect()
+    }
+
+    #[test]
+    fn objects_of_streams_that_moved_are_their_owners() {
+        let mut image = image(&[&[1, 2], &[1, 2], &[1, 2]]);
+        open(&mut image, 1, &[1, 2, 3]);
+        let both = put(&mut image, 1, &[1, 2], 0);
+        let other = put(&mut image, 1, &[2, 3], 1);
+        put(&mut image, 1, &[1], 1);
+        assert_eq!((sets(&image, 1), sets(&image, 2)), (vec![both, other], Vec::new()));
+        let (source, target) = (life(&image, 1), life(&image, 2));
+        apply(&mut image, &Command::ReserveMove { source, target, streams: vec![StreamId(1)] });
+        let epoch = StreamEpoch(image.streams[&StreamId(1)].epoch.0 + 1);
+        apply(&mut image, &Command::CommitMove { source, target, streams: vec![(StreamId(1), epoch)] });
+        assert_eq!((sets(&image, 1), sets(&image, 2)), (vec![both, other], vec![both]));
+    }
+
+    #[test]
+    fn objects_of_a_node_that_is_away_are_kept_by_one_that_is_there() {
+        let mut image = image(&[&[1]]);
+        assert_eq!(keeper(&image, NodeId(2)), Some(NodeId(2)));
+        assert_eq!(keeper(&image, NodeId(77)), Some(NodeId(1)), "it was unregistered");
+        fence(&mut image, 2);
+        assert_eq!(keeper(&image, NodeId(2)), Some(NodeId(1)));
+        fence(&mut image, 1);
+        assert_eq!(keeper(&image, NodeId(2)), Some(NodeId(3)));
+    }
 }

@@ -13,6 +13,8 @@
 mod plan;
 mod run;
 
+#[cfg(test)]
+pub(crate) use plan::SETS_PER_SPLIT;
 pub(crate) use run::Compactor;
 
 use crate::object::put::PutError;

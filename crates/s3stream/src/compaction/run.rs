@@ -88,7 +88,8 @@ impl Compactor {
         };
         // The newest are looked at: older ones were split before, or will be merged stream by stream.
         let newest = &sets[sets.len().saturating_sub(SETS_PER_PASS)..];
-        split(&newest.iter().map(slices).collect::<Vec<_>>())
+        // Of some, others hold all that is left.
+        split(&newest.iter().map(slices).filter(|slices| !slices.is_empty()).collect::<Vec<_>>())
     }
 
     fn merge_job(&self, stream: &Stream) -> Option<Job> {

@@ -20,6 +20,8 @@ pub struct MemoryMetadata {
 struct State {
     streams: BTreeMap<StreamId, StreamState>,
     objects: BTreeMap<ObjectId, ObjectDescriptor>,
+    /// Objects that were committed with slices of several streams.
+    stream_sets: BTreeSet<ObjectId>,
     /// Outcomes by the first object of a commit, so that asking again is idempotent.
     outcomes: BTreeMap<ObjectId, Vec<SliceOutcome>>,
     next_object: u64,
@@ -273,6 +275,9 @@ impl ObjectManager for MemoryMetadata {
                 let mut outcomes = Vec::new();
                 for (object, slices) in &commit.objects {
                     state.objects.insert(object.id, *object);
+                    if slices.iter().any(|slice| slice.stream != slices[0].stream) {
+                        state.stream_sets.insert(object.id);
+                    }
                     for slice in slices {
                         outcomes.push(state.judge(object, slice, &commit.replaces));
                     }
@@ -309,14 +314,8 @@ impl ObjectManager for MemoryMetadata {
 
     fn stream_set_objects(&self) -> Vec<ObjectDescriptor> {
         let state = self.state.lock();
-        let mut streams: BTreeMap<ObjectId, BTreeSet<StreamId>> = BTreeMap::new();
-        for (id, stream) in &state.streams {
-            for range in &stream.ranges {
-                streams.entry(range.object.id).or_default().insert(*id);
-            }
-        }
-        let several = streams.iter().filter(|(_, streams)| streams.len() > 1);
-        several.map(|(object, _)| state.objects[object]).collect()
+        let referenced = state.referenced();
+        state.stream_sets.intersection(&referenced).map(|object| state.objects[object]).collect()
     }
 
     fn destroyed(&self, limit: usize) -> Vec<ObjectDescriptor> {

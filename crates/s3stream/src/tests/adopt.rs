@@ -6,7 +6,11 @@ use common::store::{FaultPlan, Faults, Layered};
 use wal::{AppendError, SealedLog, WriteAheadLog};
 
 use super::*;
-use crate::{AdoptError, ExportError, HandOver, ImportError, OpenError, ReadClass, StreamManager, sealed_tails};
+use crate::compaction::{Compactor, SETS_PER_SPLIT};
+use crate::{
+    AdoptError, ExportError, HandOver, ImportError, ObjectManager as _, OpenError, ReadClass, StreamManager as _,
+    sealed_tails,
+};
 
 /// Another node on the same metadata and store.
 fn beside(rig: &Rig, node: i32, settings: Settings) -> Rig {
@@ -264,6 +268,35 @@ async fn a_stream_moves_there_and_back_with_its_tail() {
     assert_eq!(stream.committed_offset(), stream.next_offset());
     let node = node.crash().await;
     assert_eq!(text(&open(&node, 1)).await, text_so_far);
+}
+
+#[tokio::test]
+async fn objects_shared_with_a_stream_that_moved_are_rewritten_by_both_owners_and_go() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    let (stays, moves) = (open(&one, 1), open(&one, 2));
+    for _ in 0..SETS_PER_SPLIT {
+        append(&stays, 1, b"s");
+        append(&moves, 1, b"m");
+        one.store.flush().await.expect("uploads");
+    }
+    let shared: Vec<_> = one.metadata.stream_set_objects().iter().map(|object| object.id).collect();
+    assert_eq!(shared.len(), SETS_PER_SPLIT);
+    let (tail, epoch) = (hand_over(&moves).await, one.metadata.reserve(StreamId(2)));
+    two.store.import(epoch, &tail).await.expect("imports");
+    assert!(one.metadata.grant(StreamId(2), epoch, (two.settings.node, two.settings.node_epoch)));
+    one.store.close(StreamId(2));
+    let moved = two.store.open(StreamId(2), epoch).expect("opens");
+    for rig in [&one, &two] {
+        let StreamStore { core, registry, .. } = &*rig.store;
+        let random = Arc::new(SeededRandom::new(7));
+        let compactor = Compactor::new(Arc::clone(core), Arc::clone(registry), random);
+        // A window of sets has to hold at least two slices of a stream; merging would need twice as many.
+        assert_eq!(compactor.pass(u64::MAX).await.expect("compacts"), 1);
+    }
+    let destroyed: Vec<_> = one.metadata.destroyed(usize::MAX).iter().map(|object| object.id).collect();
+    assert_eq!(destroyed, shared, "nothing keeps them any more");
+    assert_eq!((text(&stays).await, text(&moved).await), ("ssssssss".to_owned(), "mmmmmmmm".to_owned()));
 }
 
 #[tokio::test]
