@@ -498,6 +498,7 @@ impl RunningBroker {
     /// tail stays in the WAL and the next start has it.
     pub async fn stop(self) -> StopReport {
         let broker = &self.broker;
+        broker.streams.refuse_imports();
         // Clients go on while they are sent elsewhere; the network stops when nothing is left, or takes too long.
         // Without a quorum, as when all nodes stop together, nothing can be given away, and nobody would tell.
         let since = broker.clock.boot();

@@ -47,6 +47,9 @@ pub enum ImportError {
         /// The epoch.
         epoch: StreamEpoch,
     },
+    /// See [`StreamStore::refuse_imports`].
+    #[error("this node is stopping and takes nothing over")]
+    Leaving,
     /// The log takes no more.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -216,6 +219,12 @@ impl StreamStore {
         let end = self.registry.import(&self.core, epoch, hand_over)?;
         self.core.wal.durable().wait(end).await?;
         Ok(end)
+    }
+
+    /// From now on nothing is imported. Whoever stops calls this before [`Self::flush`]: what was imported earlier is waited
+    /// for there, and what came later would lie in a log that metadata holds for empty.
+    pub fn refuse_imports(&self) {
+        self.registry.refuse_imports();
     }
 
     /// The move did not happen: forgets what was imported under `epoch`.

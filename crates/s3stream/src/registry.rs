@@ -34,6 +34,8 @@ struct Inner {
     /// The metadata image is loaded and newer than everything in the log: what it does not know does not exist.
     /// So it is once a stream was opened, or when the caller says so.
     metadata_loaded: bool,
+    /// Nothing is imported any more: this node is about to let its log go.
+    leaving: bool,
 }
 
 impl Registry {
@@ -48,6 +50,7 @@ impl Registry {
                 recovered: by_stream,
                 imports: BTreeMap::new(),
                 metadata_loaded: false,
+                leaving: false,
             }),
         }
     }
@@ -134,6 +137,9 @@ impl Registry {
         let id = hand_over.stream;
         // Held throughout, so that no trim comes between the append and the note of what was appended.
         let mut inner = self.inner.lock();
+        if inner.leaving {
+            return Err(ImportError::Leaving);
+        }
         if inner.open.get(&id).is_some_and(|open| open.epoch() >= epoch) {
             return Err(ImportError::Used { stream: id, epoch });
         }
@@ -145,6 +151,11 @@ impl Registry {
             inner.recovered.entry(id).or_default().extend(records);
         }
         outcome
+    }
+
+    /// See [`crate::StreamStore::refuse_imports`].
+    pub(crate) fn refuse_imports(&self) {
+        self.inner.lock().leaving = true;
     }
 
     /// See [`crate::StreamStore::discard`].

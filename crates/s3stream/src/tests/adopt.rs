@@ -327,3 +327,25 @@ async fn a_move_that_fails_leaves_the_stream_where_it_was() {
     let two = two.crash().await;
     assert_eq!(text(&open(&two, 1)).await, "ab");
 }
+
+/// A broker that stops lets its log go when everything in it is uploaded: what were taken over after that would be lost.
+#[tokio::test]
+async fn who_leaves_waits_for_what_was_handed_over_and_takes_no_more() {
+    let one = rig();
+    let two = beside(&one, 2, settings());
+    let (first, second) = (open(&one, 1), open(&one, 2));
+    append(&first, 1, b"a");
+    append(&second, 1, b"b");
+    let epoch = one.metadata.reserve(StreamId(1));
+    two.store.import(epoch, &hand_over(&first).await).await.expect("imports");
+    two.store.refuse_imports();
+    let late = one.metadata.reserve(StreamId(2));
+    assert_eq!(two.store.import(late, &hand_over(&second).await).await, Err(ImportError::Leaving));
+    two.store.metadata_loaded();
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(50), two.store.flush()).await;
+    assert!(waited.is_err(), "its move may still be completed");
+    assert!(one.metadata.grant(StreamId(1), epoch, (two.settings.node, two.settings.node_epoch)));
+    let moved = two.store.open(StreamId(1), epoch).expect("opens");
+    two.store.flush().await.expect("uploads");
+    assert_eq!((moved.committed_offset(), two.store.backlog_bytes()), (offset(1), 0));
+}
