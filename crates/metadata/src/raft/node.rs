@@ -320,6 +320,9 @@ fn raft_config(config: &NodeConfig) -> Result<Arc<Config>, StartError> {
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
         enable_pre_vote: Some(true),
+        // Other nodes may have entries of its term that it sent before it had them durable itself, and lost when it died. Back in the
+        // same term it would give their ids to other entries, and nobody would ever see that logs differ.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     raft.validate().map(Arc::new).map_err(|error| StartError::Config(error.to_string()))

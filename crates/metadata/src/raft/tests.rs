@@ -62,6 +62,20 @@ async fn a_restart_finds_what_was_committed_with_and_without_a_snapshot() {
     node.stop().await;
 }
 
+/// What it sent in that term and lost with its process would share ids with what it writes now.
+#[tokio::test]
+async fn who_led_before_a_restart_leads_again_only_in_another_term() {
+    let store = Arc::new(MemoryLogStore::default());
+    let mut terms = Vec::new();
+    for incarnation in 1..=3 {
+        let (node, client) = start(&store).await;
+        client.submit(register(incarnation)).await.expect("registered");
+        terms.push(client.quorum().term);
+        node.stop().await;
+    }
+    assert!(terms.is_sorted_by(|before, after| before < after), "{terms:?}");
+}
+
 #[tokio::test]
 async fn nobody_hears_of_leaders_after_the_end() {
     let (node, _client) = start(&Arc::new(MemoryLogStore::default())).await;
