@@ -21,19 +21,38 @@ use crate::world::World;
 /// Wall-clock time at which every simulation begins.
 pub const EPOCH_MS: i64 = 1_750_000_000_000;
 
+/// The pace of a clock that is right, in percent.
+pub const TRUE_PACE: u32 = 100;
+
 /// The clocks of a machine: those of the simulation, until somebody tampers with them.
 #[derive(Default)]
 pub struct Clocks {
     inner: Mutex<Tampering>,
 }
 
-#[derive(Default)]
 struct Tampering {
     /// Where the boot-time clock stands while the machine is frozen.
     frozen: Option<Duration>,
     wall_offset_ms: i64,
-    /// The newest time that was told; used where no host is running.
+    /// The newest true time that was seen; used where no host is running.
     last: Duration,
+    /// How fast the boot-time clock runs, in percent, since when, and what it showed then.
+    pace: (u32, Duration, Duration),
+}
+
+impl Default for Tampering {
+    fn default() -> Self {
+        let pace = (TRUE_PACE, Duration::ZERO, Duration::ZERO);
+        Self { frozen: None, wall_offset_ms: 0, last: Duration::ZERO, pace }
+    }
+}
+
+impl Tampering {
+    /// What the boot-time clock shows, frozen or not.
+    fn running(&self) -> Duration {
+        let (percent, since, shown) = self.pace;
+        shown + self.last.saturating_sub(since) * percent / TRUE_PACE
+    }
 }
 
 impl Clocks {
@@ -45,12 +64,18 @@ impl Clocks {
     /// Stops the boot-time clock of a machine that does nothing, as its software sees it: it does not know yet how long it was.
     pub fn freeze(&self) {
         let mut inner = self.inner.lock();
-        inner.frozen = Some(inner.last);
+        inner.frozen = Some(inner.running());
     }
 
-    /// Lets them go on, from the true time.
+    /// Lets them go on, as if they had never stood.
     pub fn thaw(&self) {
         self.inner.lock().frozen = None;
+    }
+
+    /// Lets the boot-time clock run at so many percent of its pace from now on.
+    pub fn set_pace(&self, percent: u32) {
+        let mut inner = self.inner.lock();
+        inner.pace = (percent, inner.last, inner.running());
     }
 }
 
@@ -65,7 +90,7 @@ impl Clock for Clocks {
         if let Some(elapsed) = turmoil::sim_elapsed() {
             inner.last = inner.last.max(elapsed);
         }
-        inner.frozen.unwrap_or(inner.last)
+        inner.frozen.unwrap_or_else(|| inner.running())
     }
 }
 

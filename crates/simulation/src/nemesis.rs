@@ -8,6 +8,7 @@ use common::store::{FaultPlan, Operation};
 use common::{NodeId, Random, SeededRandom};
 use turmoil::Sim;
 
+use crate::machine::TRUE_PACE;
 use crate::node::host;
 use crate::world::{Order, World, sound_store};
 
@@ -38,6 +39,8 @@ pub enum Action {
     Lose(String, String, u32),
     /// The wall clock of a node jumps by so many milliseconds.
     Jump(NodeId, i64),
+    /// The clock by which a node counts its leases, and those of others, runs at so many percent of its pace.
+    Pace(NodeId, u32),
     /// A disk takes so many times as long.
     SlowDisk(NodeId, u32),
     /// A disk has no room for growth, or has again.
@@ -127,57 +130,83 @@ impl Draw {
         others.chain(CLIENT_HOSTS.map(str::to_owned)).collect()
     }
 
+    fn one_of<'a, T>(&self, all: &'a [T]) -> &'a T {
+        &all[usize::try_from(self.random.below(all.len() as u64)).unwrap_or(0)]
+    }
+
+    fn slowness(&self) -> u32 {
+        2 + u32::try_from(self.random.below(20)).unwrap_or(0)
+    }
+
+    /// The end of a process, at times of one whose disk does not keep up: then much is not written, or not synced.
+    fn death(&self, node: NodeId, how: Action, at: Duration, until: Duration) -> Vec<(Duration, Action)> {
+        if self.random.below(2) == 0 {
+            return vec![(at, how), (until, Action::Start(node))];
+        }
+        let dies = at + self.millis(20, 600);
+        let slow = [(at, Action::SlowDisk(node, self.slowness())), (dies, how), (dies, Action::SlowDisk(node, 1))];
+        slow.into_iter().chain([(dies + (until - at), Action::Start(node))]).collect()
+    }
+
+    /// A node is off the network, wholly or one way, from brokers alone or from everybody; or together with a host of clients,
+    /// who go on talking to a broker that others believe to be lost.
+    fn cut_off(&self, node: NodeId, at: Duration, until: Duration) -> Vec<(Duration, Action)> {
+        let (mut side, mut others) = (vec![host(node)], self.hosts_but(node));
+        match self.random.below(4) {
+            0 => others.retain(|other| !CLIENT_HOSTS.contains(&other.as_str())),
+            1 => {}
+            _ => {
+                let beside = (*self.one_of(&CLIENT_HOSTS)).to_owned();
+                others.retain(|other| *other != beside);
+                side.push(beside);
+            }
+        }
+        let (speaks, hears) = (cut(&side, &others, at, until), cut(&others, &side, at, until));
+        match self.random.below(4) {
+            0 => speaks,
+            1 => hears,
+            _ => speaks.into_iter().chain(hears).collect(),
+        }
+    }
+
     /// One fault, from `at` until it is over.
     fn fault(&mut self, at: Duration) {
         let node = self.node();
         // Most faults are short beside a lease, some outlast it.
         let until = at + if self.random.below(3) == 0 { self.millis(1_000, FAULT_MS) } else { self.millis(20, 2_000) };
-        let mut hosts = self.hosts_but(node);
-        let other = hosts[usize::try_from(self.random.below(hosts.len() as u64)).unwrap_or(0)].clone();
+        let hosts = self.hosts_but(node);
+        let other = self.one_of(&hosts).clone();
         let name = host(node);
         let both = |first: Action, then: Action| vec![(at, first), (until, then)];
-        let cut = |from: &str, to: &str| {
-            both(Action::Cut(from.to_owned(), to.to_owned()), Action::Mend(from.to_owned(), to.to_owned()))
-        };
-        let actions = match self.random.below(19) {
-            0 | 1 | 2 => both(Action::Kill(node), Action::Start(node)),
-            3 | 4 => both(Action::CutPower(node), Action::Start(node)),
+        let actions = match self.random.below(22) {
+            0 | 1 | 2 => self.death(node, Action::Kill(node), at, until),
+            3 | 4 => self.death(node, Action::CutPower(node), at, until),
             5 => both(Action::Stop(node), Action::Start(node)),
             6 | 7 => both(Action::Freeze(node), Action::Thaw(node)),
-            8 => cut(&name, &other),
-            9 => cut(&other, &name),
-            10 => {
-                // Off the network, whole or among brokers alone.
-                if self.random.below(2) == 0 {
-                    hosts.retain(|other| !CLIENT_HOSTS.contains(&other.as_str()));
-                }
-                hosts.iter().flat_map(|other| [cut(&name, other), cut(other, &name)]).flatten().collect()
-            }
-            11 => both(Action::Hold(name.clone(), other.clone()), Action::Release(name, other)),
-            12 => {
+            8 => cut(&[name], &[other], at, until),
+            9 => cut(&[other], &[name], at, until),
+            10 | 11 | 12 => self.cut_off(node, at, until),
+            13 => both(Action::Hold(name.clone(), other.clone()), Action::Release(name, other)),
+            14 => {
                 let hour = 3_600_000;
                 let by = i64::try_from(self.random.below(2 * hour)).unwrap_or(0) - i64::try_from(hour).unwrap_or(0);
                 vec![(at, Action::Jump(node, by))]
             }
-            13 => {
-                let times = 2 + u32::try_from(self.random.below(20)).unwrap_or(0);
-                both(Action::SlowDisk(node, times), Action::SlowDisk(node, 1))
-            }
-            14 => match self.random.below(2) {
+            15 => both(Action::SlowDisk(node, self.slowness()), Action::SlowDisk(node, 1)),
+            16 => match self.random.below(2) {
                 0 => both(Action::FullDisk(node, true), Action::FullDisk(node, false)),
                 _ => vec![(at, Action::FailSync(node))],
             },
-            15 => {
-                let kinds = [StoreTrouble::Down, StoreTrouble::Failing, StoreTrouble::Slow];
-                let kind = kinds[usize::try_from(self.random.below(3)).unwrap_or(0)];
+            17 => {
+                let kind = *self.one_of(&[StoreTrouble::Down, StoreTrouble::Failing, StoreTrouble::Slow]);
                 both(Action::Store(kind), Action::Store(StoreTrouble::None))
             }
-            16 => {
+            18 => {
                 let permille = 1 + u32::try_from(self.random.below(50)).unwrap_or(0);
                 let lose = |permille| Action::Lose(name.clone(), other.clone(), permille);
                 both(lose(permille), lose(0))
             }
-            17 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
+            19 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
             _ => {
                 let partition = u32::try_from(self.random.below(u64::from(self.partitions))).unwrap_or(0);
                 vec![(at, Action::Order(Order::Move(partition, node)))]
@@ -185,6 +214,14 @@ impl Draw {
         };
         self.actions.extend(actions);
     }
+}
+
+/// Messages from any of `these` to any of `those` are dropped for a while.
+fn cut(these: &[String], those: &[String], at: Duration, until: Duration) -> Vec<(Duration, Action)> {
+    let pairs = these.iter().flat_map(|from| those.iter().map(move |to| (from.clone(), to.clone())));
+    let both =
+        |(from, to): (String, String)| [(at, Action::Cut(from.clone(), to.clone())), (until, Action::Mend(from, to))];
+    pairs.flat_map(both).collect()
 }
 
 impl Nemesis {
@@ -195,9 +232,17 @@ impl Nemesis {
         let mut draw = Draw { random, nodes, partitions, actions: Vec::new() };
         let length_ms = 4_000 + draw.random.below(12_000);
         let faults = 1 + draw.random.below(12);
-        for _ in 0..faults {
-            let at = draw.millis(100, length_ms);
+        let mut at = Duration::ZERO;
+        for turn in 0..faults {
+            // Misfortunes come together: one strikes what another one began.
+            let together = turn > 0 && draw.random.below(3) == 0;
+            at = if together { at + draw.millis(0, 300) } else { draw.millis(100, length_ms) };
             draw.fault(at);
+        }
+        if draw.random.below(6) == 0 {
+            let (node, percent) = (draw.node(), *draw.one_of(&[25, 50, 200, 400]));
+            let at = draw.millis(100, length_ms / 2);
+            draw.actions.extend([(at, Action::Pace(node, percent))]);
         }
         if draw.random.below(4) == 0 {
             // A rolling restart.
@@ -243,6 +288,7 @@ impl Nemesis {
             machine.disk.fail_syncs(0);
             machine.disk.set_frozen(false);
             machine.clocks.thaw();
+            machine.clocks.set_pace(TRUE_PACE);
             machine.faults.set(sound_store());
             world.orders.lock().push_back(Order::Resume(node));
             self.wanted.insert(node);
@@ -301,6 +347,10 @@ impl Nemesis {
                 sim.set_link_fail_rate(a.as_str(), b.as_str(), f64::from(*permille) / 1000.0);
             }
             Action::Jump(node, by) => world.node(*node).clocks.jump(*by),
+            Action::Pace(node, percent) => {
+                world.judge.allow_stale();
+                world.node(*node).clocks.set_pace(*percent);
+            }
             Action::SlowDisk(node, times) => world.node(*node).disk.set_slowness(*times),
             Action::FullDisk(node, full) => world.node(*node).disk.set_full(*full),
             Action::FailSync(node) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use common::Random as _;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use protocol::errors::ErrorCode;
@@ -14,6 +15,9 @@ use crate::world::{Phase, World};
 
 /// Version of Fetch: the last one that names topics.
 pub const FETCH: i16 = 12;
+
+/// One in so many fetches of a follower is its last before it begins anew.
+const AGAIN: u64 = 40;
 
 /// What a partition answered.
 pub struct Fetched {
@@ -80,6 +84,10 @@ pub async fn run(world: Arc<World>, number: u32, partition: u32) -> turmoil::Res
         } else if let Err(reason) = follow(&mut router, partition, &mut position).await {
             router.trace(&format!("partition {partition}: {reason}"));
             router.pause().await;
+        } else if number > 0 && world.phase() == Phase::Faults && world.random.below(AGAIN) == 0 {
+            // What is far back lies in objects, and nobody else reads it while the store is in trouble.
+            router.trace(&format!("partition {partition}: from the beginning"));
+            position = 0;
         }
     }
     Ok(())
@@ -93,7 +101,9 @@ async fn follow(router: &mut Router, partition: u32, position: &mut u64) -> Resu
         Some(ErrorCode::None) => {}
         Some(ErrorCode::OffsetOutOfRange) => {
             let what = format!("partition {partition}: {position} is out of range after it was read up to there");
-            world.judge.complain(what.clone());
+            if !world.judge.may_be_stale() {
+                world.judge.complain(what.clone());
+            }
             bail!("{what}");
         }
         error => {

@@ -284,7 +284,7 @@ impl Member {
             Ok(fetched) if fetched.error == Some(ErrorCode::None) => fetched,
             Ok(fetched) => {
                 let error = fetched.error;
-                if error == Some(ErrorCode::OffsetOutOfRange) {
+                if error == Some(ErrorCode::OffsetOutOfRange) && !self.router.world.judge.may_be_stale() {
                     let complaint = format!("partition {partition}: the group's {position} is out of range");
                     self.router.world.judge.complain(complaint);
                 }

@@ -1,5 +1,7 @@
 //! An idempotent producer of one partition, as Kafka's: batches with sequences, up to five under way, sent again in order until
-//! they are acknowledged. Now and then it gives up and begins anew, so that outcomes stay unknown.
+//! they are acknowledged. Some give up their connection at the first refusal, as after a disconnect; some hear first what becomes
+//! of what else is under way. Now and then one gives up and begins anew, with another id or, as KIP-360 has it, with the next
+//! epoch of its own, so that outcomes stay unknown.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,6 +56,12 @@ pub struct Producer {
     stuck: Option<Duration>,
     /// How long it waits before it gives up.
     resolve: Duration,
+    /// Hears all answers that are under way before it sends again.
+    patient: bool,
+    /// Something was acknowledged since it began.
+    known: bool,
+    /// What it waits for cannot be appended any more.
+    hopeless: bool,
 }
 
 /// The producer of a lane.
@@ -81,6 +89,9 @@ impl Producer {
             window,
             stuck: None,
             resolve: Duration::from_secs(resolve),
+            patient: random.below(2) == 0,
+            known: false,
+            hopeless: false,
             random,
         }
     }
@@ -119,13 +130,16 @@ impl Producer {
     /// Begins anew when it waited too long: nobody will know of what is under way.
     fn give_up_in_time(&mut self) {
         let now = self.world().trace.now();
-        if self.stuck.is_some_and(|since| now.saturating_sub(since) >= self.resolve) && self.is_writing() {
+        let tired = self.stuck.is_some_and(|since| now.saturating_sub(since) >= self.resolve) && self.is_writing();
+        if tired || self.hopeless {
             for batch in std::mem::take(&mut self.waiting) {
                 let values = batch.first..batch.first + batch.count;
                 self.world().judge.produced(self.partition, self.number(), values, Outcome::Unknown);
             }
-            self.router.trace("gave up, begins anew");
-            (self.id, self.next, self.stuck) = (None, 0, None);
+            let bumped = self.id.filter(|_| self.random.below(2) == 0).map(|(id, epoch)| (id, epoch + 1));
+            self.router.trace(&format!("gave up, begins anew as {bumped:?}"));
+            (self.id, self.next, self.stuck) = (bumped, 0, None);
+            (self.known, self.hopeless) = (false, false);
             self.lives += 1;
         }
     }
@@ -149,13 +163,15 @@ impl Producer {
     /// Sends what waits, oldest first, and what is new, until something goes wrong or there is nothing more to do.
     async fn pump(&mut self, wire: &mut Wire) -> Result<()> {
         let mut under_way = 0;
+        // Why the first was refused, and how many were since: those stand in front.
+        let mut refused: Option<(anyhow::Error, usize)> = None;
         let mut due = clock::deadline(Duration::ZERO);
         loop {
-            while under_way < self.waiting.len() {
+            while refused.is_none() && under_way < self.waiting.len() {
                 self.send(wire, under_way).await?;
                 under_way += 1;
             }
-            let writes = self.is_writing() && under_way < self.window;
+            let writes = refused.is_none() && self.is_writing() && under_way < self.window;
             if under_way == 0 && !self.is_writing() {
                 return Ok(());
             }
@@ -165,18 +181,22 @@ impl Producer {
                 () = tokio::time::sleep_until(due), if writes => None,
                 () = tokio::time::sleep(ANSWER) => bail!("no answer"),
             };
-            match next {
-                Some(answer) => {
-                    let answer = wire.decode::<ProduceRequest>(answer, PRODUCE)?;
-                    let topic = answer.responses.first().context("a topic")?;
-                    let partition = topic.partition_responses.first().context("a partition")?;
-                    self.answered(partition.error_code, partition.base_offset)?;
-                    under_way -= 1;
-                }
-                None => {
-                    due = clock::deadline(Duration::from_millis(10 + self.random.below(150)));
-                    self.make();
-                }
+            let Some(answer) = next else {
+                due = clock::deadline(Duration::from_millis(10 + self.random.below(150)));
+                self.make();
+                continue;
+            };
+            let answer = wire.decode::<ProduceRequest>(answer, PRODUCE)?;
+            let topic = answer.responses.first().context("a topic")?;
+            let one = topic.partition_responses.first().context("a partition")?;
+            let at = refused.as_ref().map_or(0, |(_, refused)| *refused);
+            match self.answered(at, one.error_code, one.base_offset) {
+                Ok(()) => under_way -= 1,
+                Err(reason) if self.patient => refused = Some((refused.map_or(reason, |(first, _)| first), at + 1)),
+                Err(reason) => return Err(reason),
+            }
+            if let Some((reason, _)) = refused.take_if(|(_, refused)| *refused == under_way) {
+                return Err(reason);
             }
         }
     }
@@ -219,32 +239,43 @@ impl Producer {
         Ok(())
     }
 
-    /// The oldest batch was answered.
-    fn answered(&mut self, code: i16, base_offset: i64) -> Result<()> {
-        let oldest = self.waiting.front().context("an answer to nothing")?;
-        let (first, count) = (oldest.first, oldest.count);
+    /// The batch that waits at `at` was answered; those before it were refused.
+    fn answered(&mut self, at: usize, code: i16, base_offset: i64) -> Result<()> {
+        let batch = self.waiting.get(at).context("an answer to nothing")?;
+        let (first, count, sent) = (batch.first, batch.count, batch.sent);
         let offset = match ErrorCode::from_code(code) {
             Some(ErrorCode::None) => u64::try_from(base_offset).ok(),
             Some(ErrorCode::DuplicateSequenceNumber) => None,
             error => {
                 let what = format!("values {first}+{count} of producer {}: {error:?}", self.number());
-                // All before it were acknowledged, so that a sequence out of order is one that was forgotten.
-                if !error.is_some_and(ErrorCode::retriable) {
-                    self.world().judge.complain(format!("partition {}, {what}", self.partition));
-                }
+                self.judge_refusal(at, error, &what);
                 bail!("{what}");
             }
         };
-        self.router.trace(&format!(
-            "partition {} acked {first}+{count} of {} at {offset:?}",
-            self.partition,
-            self.number()
-        ));
+        let number = self.number();
+        self.router.trace(&format!("partition {} acked {first}+{count} of {number} at {offset:?}", self.partition));
         let outcome = Outcome::Acked { offset };
-        self.world().judge.produced(self.partition, self.number(), first..first + count, outcome);
-        self.world().acknowledged(self.lane, oldest.sent);
-        self.waiting.pop_front();
+        self.world().judge.produced(self.partition, number, first..first + count, outcome);
+        self.world().acknowledged(self.lane, sent);
+        self.waiting.remove(at);
+        self.known = true;
         self.stuck = self.waiting.front().map(|batch| batch.sent);
         Ok(())
+    }
+
+    /// Whether a batch may be refused so.
+    fn judge_refusal(&mut self, at: usize, error: Option<ErrorCode>, what: &str) {
+        match error {
+            // What stands before it was refused as well.
+            Some(ErrorCode::OutOfOrderSequenceNumber) if at > 0 => {}
+            // A producer that is not known may begin with any sequence, so that its second batch may be taken by a leader that
+            // was none yet when it refused the first. So it is with Kafka.
+            Some(ErrorCode::OutOfOrderSequenceNumber) if !self.known => self.hopeless = true,
+            // All before it were acknowledged, so that a sequence out of order is one that was forgotten.
+            error if !error.is_some_and(ErrorCode::retriable) => {
+                self.world().judge.complain(format!("partition {}, {what}", self.partition));
+            }
+            _ => {}
+        }
     }
 }
