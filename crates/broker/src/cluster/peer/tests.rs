@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
-use super::{Hello, Identity, Kind, Lane, PeerListener, PeerService, Peers, serve};
+use super::{Hello, Identity, Kind, Lane, PROTOCOL_VERSION, PeerListener, PeerService, Peers, messages, serve, wire};
 
 /// Answers with what it was asked; keeps whom it lost.
 #[derive(Default)]
@@ -169,10 +169,33 @@ async fn hostile_bytes_end_a_connection_and_nothing_else() {
         ended.expect("the listener ends it").ok();
     }
     let (peers, _watcher) = caller(2, "c");
-    // An unknown kind of request is refused by word, for a later version may know it.
     let answer = peers.call(&rig.address, Lane::Control, Kind::Applied, Bytes::new(), SECOND).await;
     assert_eq!(answer.expect("still there"), Ok(Bytes::new()));
     rig.supervisor.stop(SECOND).await;
+}
+
+/// What nodes of a later version say during a rolling upgrade: a greater version, kinds of requests and fields of messages
+/// that nobody here knows. A connection that ended of it would be taken for a death.
+#[tokio::test]
+async fn a_node_of_a_later_version_is_a_peer() {
+    let rig = listen("c").await;
+    let hello = Hello { version: u16::MAX, node: NodeId(9), lane: Lane::Control, cluster_id: "c".into() };
+    let mut socket = tokio::net::TcpStream::connect(&rig.address).await.expect("connected");
+    socket.write_all(&hello.encode()).await.expect("sent");
+    assert_eq!(Hello::read(&mut socket).await.expect("welcome").version, PROTOCOL_VERSION);
+    for (id, kind, done) in [(1, 200, false), (2, Kind::Applied as u8, true)] {
+        let frame = [0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, id, kind];
+        socket.write_all(&frame).await.expect("sent");
+        let head = wire::read_head(&mut socket).await.expect("the connection is whole");
+        assert_eq!((head.id, head.kind == wire::DONE), (u64::from(id), done));
+        wire::read_body(&mut socket, &head).await.expect("a reason, or nothing");
+    }
+    assert!(rig.service.lost.lock().is_empty(), "nobody is taken for dead");
+    rig.supervisor.stop(SECOND).await;
+
+    let known = messages::AppliedRequest { index: 9 };
+    let longer = [messages::encode(&known).as_ref(), &[0x9a, 0x06, 0x01, 0x07]].concat();
+    assert_eq!(messages::decode(longer.into()), Ok(known), "field 99");
 }
 
 #[test]
