@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod driver;
 pub mod hosts;
 pub mod moto;
+pub mod s3;
 pub mod stop_at;
 pub mod tools;
 pub mod wires;

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use common::{Clock, Random, SeededRandom, SystemClock};
-use ottla_integration::http;
 use ottla_integration::process::cluster::{Cluster, Options, peer_is_kafka};
 use ottla_integration::process::driver::Driver;
+use ottla_integration::process::s3::S3;
 use ottla_integration::process::wait_until;
-use ottla_integration::s3sim::{Config, Faults, Running, Stats, start};
+use ottla_integration::s3sim::Faults;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -58,66 +58,28 @@ fn kill9_local_store() {
     survive(&Options::default(), || ());
 }
 
-/// An S3 server that lives as long as the value, its client's properties and its credentials.
-struct S3 {
-    running: Running,
-    options: Options,
-    _runtime: tokio::runtime::Runtime,
-}
-
-fn s3() -> S3 {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let config = Config {
-        port: 0,
-        admin_port: 0,
-        keys: ("test".to_owned(), "test-secret".to_owned()),
-        buckets: vec!["ottla".to_owned()],
-        seed: setting("OTTLA_SEED", 1),
-    };
-    let running = runtime.block_on(start(&config)).expect("loopback ports");
-    let url = format!("s3://ottla/chaos?endpoint=http://{}&region=us-east-1", running.s3);
-    let options = Options {
-        properties: vec![format!("ottla.object.store.url={url}")],
-        env: vec![
-            ("AWS_ACCESS_KEY_ID".to_owned(), "test".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY".to_owned(), "test-secret".to_owned()),
-        ],
-        ..Options::default()
-    };
-    S3 { running, options, _runtime: runtime }
-}
-
-impl S3 {
-    fn set(&self, faults: &Faults) {
-        let body = serde_json::to_string(faults).expect("serializable");
-        let answer = http::put(&self.running.admin.to_string(), "/faults", &body).expect("the admin port answers");
-        assert_eq!(answer.status, 204, "{}", answer.body);
-    }
-
-    fn stats(&self) -> Stats {
-        let answer = http::get(&self.running.admin.to_string(), "/stats").expect("the admin port answers");
-        serde_json::from_str(&answer.body).expect("stats")
-    }
+fn s3() -> (S3, Options) {
+    let s3 = S3::start(setting("OTTLA_SEED", 1)).expect("loopback ports");
+    let options = Options { properties: vec![s3.property("chaos")], env: s3.env(), ..Options::default() };
+    (s3, options)
 }
 
 #[test]
 fn kill9_store_failing_30_percent() {
-    let s3 = s3();
-    survive(&s3.options, || {
-        s3.set(&Faults { fail_percent: 20, fail_after_percent: 7, cut_after_percent: 3, ..Faults::default() });
-    });
-    let stats = s3.stats();
+    let (s3, options) = s3();
+    let faults = Faults { fail_percent: 20, fail_after_percent: 7, cut_after_percent: 3, ..Faults::default() };
+    survive(&options, || s3.set(&faults).expect("it answers"));
+    let stats = s3.stats().expect("it answers");
     println!("{stats:?}");
     assert!(peer_is_kafka() || stats.injected > 0, "the store was used and failed: {stats:?}");
 }
 
 #[test]
 fn kill9_store_unreachable() {
-    let s3 = s3();
-    let outage = setting("OTTLA_OUTAGE_SECONDS", 10);
-    survive(&s3.options, || s3.set(&Faults { unreachable_ms: outage * 1000, ..Faults::default() }));
-    let stats = s3.stats();
+    let (s3, options) = s3();
+    let outage = Faults { unreachable_ms: setting("OTTLA_OUTAGE_SECONDS", 10) * 1000, ..Faults::default() };
+    survive(&options, || s3.set(&outage).expect("it answers"));
+    let stats = s3.stats().expect("it answers");
     println!("{stats:?}");
     assert!(peer_is_kafka() || stats.requests["put"] > 0, "the store was used in the end: {stats:?}");
 }

@@ -10,8 +10,9 @@ use kafka_protocol::messages::{CreateTopicsRequest, InitProducerIdRequest, Produ
 use kafka_protocol::protocol::StrBytes;
 use ottla_integration::http;
 use ottla_integration::process::broker::{Broker, Start};
+use ottla_integration::process::s3::S3;
 use ottla_integration::process::wait_until;
-use ottla_integration::s3sim::{Config, Faults, Running, start};
+use ottla_integration::s3sim::Faults;
 use ottla_integration::wire::Connection;
 use protocol::batch::builder::BatchBuilder;
 
@@ -67,39 +68,6 @@ impl Producer {
     }
 }
 
-struct S3 {
-    running: Running,
-    start: Start,
-    _runtime: tokio::runtime::Runtime,
-}
-
-fn s3() -> S3 {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let keys = ("test".to_owned(), "test-secret".to_owned());
-    let config = Config { port: 0, admin_port: 0, keys, buckets: vec!["ottla".to_owned()], seed: 1 };
-    let running = runtime.block_on(start(&config)).expect("loopback ports");
-    let url = format!("s3://ottla/opening?endpoint=http://{}&region=us-east-1", running.s3);
-    let env = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let start = Start {
-        properties: vec![
-            format!("ottla.object.store.url={url}"),
-            "ottla.wal.capacity.bytes=268435456".to_owned(),
-            "ottla.wal.upload.bytes=8388608".to_owned(),
-        ],
-        env: vec![env("AWS_ACCESS_KEY_ID", "test"), env("AWS_SECRET_ACCESS_KEY", "test-secret")],
-        ..Start::default()
-    };
-    S3 { running, start, _runtime: runtime }
-}
-
-fn make_unreachable(s3: &S3) {
-    let faults = Faults { unreachable_ms: 600_000, ..Faults::default() };
-    let body = serde_json::to_string(&faults).expect("serializable");
-    let answer = http::put(&s3.running.admin.to_string(), "/faults", &body).expect("the admin port answers");
-    assert_eq!(answer.status, 204, "{}", answer.body);
-}
-
 fn create(producer: &mut Producer) {
     let topic = |topic: &str, partitions| {
         CreatableTopic::default().with_name(name(topic)).with_num_partitions(partitions).with_replication_factor(1)
@@ -132,9 +100,11 @@ fn backlog_bytes(broker: &Broker) -> u64 {
 /// store goes away, and the broker is killed: every partition must be written to again, and know its producer.
 #[test]
 fn every_partition_opens_while_the_store_is_down() {
-    let s3 = s3();
+    let s3 = S3::start(1).expect("loopback ports");
+    let properties = [&s3.property("opening"), "ottla.wal.capacity.bytes=268435456", "ottla.wal.upload.bytes=8388608"];
+    let start = Start { properties: properties.map(str::to_owned).to_vec(), env: s3.env(), ..Start::default() };
     let dir = tempfile::tempdir().expect("a directory");
-    let broker = Broker::start(dir.path(), &s3.start).expect("the broker starts");
+    let broker = Broker::start(dir.path(), &start).expect("the broker starts");
     let mut producer = Producer::start(&broker.bootstrap);
     create(&mut producer);
     let mut busy = 0;
@@ -146,7 +116,7 @@ fn every_partition_opens_while_the_store_is_down() {
         backlog_bytes(&broker) < 8 << 20
     })
     .expect("the store is there");
-    make_unreachable(&s3);
+    s3.set(&Faults { unreachable_ms: 600_000, ..Faults::default() }).expect("it answers");
     producer.produce_at("many", 100..PARTITIONS, 2, 2);
     write_busy(&mut producer, &mut busy, 5);
 

@@ -9,8 +9,9 @@ use ottla_integration::http;
 use ottla_integration::process::broker::{Broker, Start};
 use ottla_integration::process::cluster::{Cluster, Options};
 use ottla_integration::process::driver::Driver;
+use ottla_integration::process::s3::S3;
 use ottla_integration::process::{tools, wait_until};
-use ottla_integration::s3sim::{Config, Faults, Running, start};
+use ottla_integration::s3sim::Faults;
 
 /// A stop uploads the tail; longer than this is a hang.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -55,49 +56,20 @@ fn stopped_broker_needs_no_wal() {
     judged(driver, &broker);
 }
 
-struct S3 {
-    running: Running,
-    start: Start,
-    _runtime: tokio::runtime::Runtime,
-}
-
-fn s3(prefix: &str) -> S3 {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let config = Config {
-        port: 0,
-        admin_port: 0,
-        keys: ("test".to_owned(), "test-secret".to_owned()),
-        buckets: vec!["ottla".to_owned()],
-        seed: 1,
-    };
-    let running = runtime.block_on(start(&config)).expect("loopback ports");
-    let url = format!("s3://ottla/{prefix}?endpoint=http://{}&region=us-east-1", running.s3);
-    let env = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let start = Start {
-        properties: vec![format!("ottla.object.store.url={url}")],
-        env: vec![env("AWS_ACCESS_KEY_ID", "test"), env("AWS_SECRET_ACCESS_KEY", "test-secret")],
-        ..Start::default()
-    };
-    S3 { running, start, _runtime: runtime }
-}
-
-impl S3 {
-    fn set(&self, faults: &Faults) {
-        let body = serde_json::to_string(faults).expect("serializable");
-        let answer = http::put(&self.running.admin.to_string(), "/faults", &body).expect("the admin port answers");
-        assert_eq!(answer.status, 204, "{}", answer.body);
-    }
+fn s3(prefix: &str) -> (S3, Start) {
+    let s3 = S3::start(1).expect("loopback ports");
+    let start = Start { properties: vec![s3.property(prefix)], env: s3.env(), ..Start::default() };
+    (s3, start)
 }
 
 #[test]
 fn stop_while_the_store_is_down() {
-    let s3 = s3("down");
+    let (s3, start) = s3("down");
     let dir = tempfile::tempdir().expect("a directory");
-    let mut broker = Broker::start(dir.path(), &s3.start).expect("the broker starts");
+    let mut broker = Broker::start(dir.path(), &start).expect("the broker starts");
     let mut driver = driver(&broker, dir.path());
     let_run(&mut driver, 300);
-    s3.set(&Faults { unreachable_ms: 600_000, ..Faults::default() });
+    s3.set(&Faults { unreachable_ms: 600_000, ..Faults::default() }).expect("it answers");
     let_run(&mut driver, 300);
     broker.stop(STOP_PATIENCE).expect("it stops in spite of the store");
     let said = broker.process.output();
@@ -105,16 +77,15 @@ fn stop_while_the_store_is_down() {
     // The store is still away: what is acknowledged comes from the WAL alone.
     broker = broker.again().expect("it starts without its store");
     let_run(&mut driver, 300);
-    s3.set(&Faults::default());
+    s3.set(&Faults::default()).expect("it answers");
     let_run(&mut driver, 300);
     judged(driver, &broker);
 }
 
 #[test]
 fn wrong_credentials_are_told_at_start() {
-    let s3 = s3("credentials");
+    let (_s3, mut start) = s3("credentials");
     let dir = tempfile::tempdir().expect("a directory");
-    let mut start = s3.start.clone();
     start.env[1].1 = "another-secret".to_owned();
     let error = Broker::start(dir.path(), &start).expect_err("it must not start");
     let said = format!("{error:#}").to_lowercase();

@@ -3,6 +3,7 @@
 
 mod faults;
 mod hosts;
+mod stores;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
