@@ -11,8 +11,10 @@ use std::sync::Arc;
 use futures::StreamExt;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
-use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
+use metadata::MetadataImage;
 use protocol::ErrorCode;
+use uuid::Uuid;
 
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
@@ -39,38 +41,20 @@ impl Handle for ListOffsets {
         context: RequestContext,
         request: ListOffsetsRequest,
     ) -> Reply<ListOffsetsResponse> {
-        let isolation =
-            if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
-        let duplicates = duplicates(&request.topics);
-        let topics = request.topics.into_iter().map(|topic| {
-            let duplicate = |index| !duplicates.is_empty() && duplicates.contains(&(topic.name.to_string(), index));
-            let partitions = topic.partitions.iter().map(|asked| {
-                let question = if duplicate(asked.partition_index) {
-                    Err(ErrorCode::InvalidRequest)
-                } else {
-                    question(broker, context.version, &topic.name, asked, isolation)
-                };
-                (asked.partition_index, question)
-            });
-            let partitions: Vec<_> = partitions.collect();
-            (topic.name, partitions)
-        });
-        let topics: Vec<_> = topics.collect();
-        let searches = |questions: &[(i32, Result<Question, ErrorCode>)]| {
-            questions.iter().any(|(_, question)| matches!(question, Ok(Question::Search(..))))
-        };
-        let must_search = topics.iter().any(|(_, questions)| searches(questions));
-        let answering = async move {
-            let mut answers = Vec::with_capacity(topics.len());
-            for (name, questions) in topics {
-                let answered =
-                    futures::stream::iter(questions.into_iter().map(|question| answer(context.version, question)))
-                        .buffered(CONCURRENT);
-                let partitions = answered.collect().await;
-                answers.push(ListOffsetsTopicResponse::default().with_name(name).with_partitions(partitions));
-            }
-            ListOffsetsResponse::default().with_topics(answers)
-        };
+        let image = broker.metadata.image();
+        let opening: Vec<Uuid> = request.topics.iter().filter_map(|asked| opening(broker, &image, asked)).collect();
+        if !opening.is_empty() {
+            let broker = Arc::clone(broker);
+            return Reply::Later(Box::pin(async move {
+                let waits = opening.into_iter().map(|topic| broker.partitions.wait_open_here(topic));
+                futures::future::join_all(waits).await;
+                answers(context.version, questions(&broker, context.version, request)).await
+            }));
+        }
+        let topics = questions(broker, context.version, request);
+        let is_search = |(_, question): &(i32, _)| matches!(question, Ok(Question::Search(..)));
+        let must_search = topics.iter().any(|(_, questions)| questions.iter().any(is_search));
+        let answering = answers(context.version, topics);
         if must_search {
             return Reply::Later(Box::pin(answering));
         }
@@ -80,6 +64,46 @@ impl Handle for ListOffsets {
             None => Reply::Close("offsets that need no search were not there".to_owned()),
         }
     }
+}
+
+/// The topic, if a partition that is asked about is being opened here.
+fn opening(broker: &Broker, image: &MetadataImage, asked: &ListOffsetsTopic) -> Option<Uuid> {
+    let topic = image.topic(&asked.name)?;
+    let found = |asked: &ListOffsetsPartition| broker.partitions.lookup(topic, asked.partition_index);
+    asked.partitions.iter().any(|asked| matches!(found(asked), Err(LookupError::Opening))).then_some(topic.id)
+}
+
+/// A topic's partitions, each with what is asked of it.
+type Asked = (TopicName, Vec<(i32, Result<Question, ErrorCode>)>);
+
+fn questions(broker: &Broker, version: i16, request: ListOffsetsRequest) -> Vec<Asked> {
+    let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    let duplicates = duplicates(&request.topics);
+    let topics = request.topics.into_iter().map(|topic| {
+        let duplicate = |index| !duplicates.is_empty() && duplicates.contains(&(topic.name.to_string(), index));
+        let partitions = topic.partitions.iter().map(|asked| {
+            let question = if duplicate(asked.partition_index) {
+                Err(ErrorCode::InvalidRequest)
+            } else {
+                question(broker, version, &topic.name, asked, isolation)
+            };
+            (asked.partition_index, question)
+        });
+        let partitions: Vec<_> = partitions.collect();
+        (topic.name, partitions)
+    });
+    topics.collect()
+}
+
+async fn answers(version: i16, topics: Vec<Asked>) -> ListOffsetsResponse {
+    let mut answers = Vec::with_capacity(topics.len());
+    for (name, questions) in topics {
+        let answered =
+            futures::stream::iter(questions.into_iter().map(|question| answer(version, question))).buffered(CONCURRENT);
+        let partitions = answered.collect().await;
+        answers.push(ListOffsetsTopicResponse::default().with_name(name).with_partitions(partitions));
+    }
+    ListOffsetsResponse::default().with_topics(answers)
 }
 
 /// What a valid request for one partition comes down to.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::supervisor::Supervisor;
-use common::{Clock, NodeEpoch, NodeId, StreamId};
+use common::{Clock, NodeEpoch, NodeId, StreamEpoch, StreamId};
 use metadata::{MetadataClient, MetadataImage, TopicImage};
 use parking_lot::{Mutex, RwLock};
 use protocol::ErrorCode;
@@ -218,23 +218,41 @@ impl Partitions {
         let _ = self.inner.started.subscribe().wait_for(|started| *started).await;
     }
 
-    /// Waits, at most a second, until this broker serves all partitions of a topic that it leads according to
-    /// the newest image: a topic is to be producible as soon as its creation is answered.
+    /// Waits, at most a second, until a topic is served: a topic is to be usable as soon as its creation is answered. What
+    /// others lead counts when metadata says that they have opened it.
     pub async fn wait_open(&self, topic: Uuid) {
-        let mut changes = self.watch();
-        let all_open = async {
-            while !self.is_open(topic) {
-                if changes.changed().await.is_err() {
+        self.wait_until(|image, topic| self.is_open_here(topic) && is_opened(image, topic), topic).await;
+    }
+
+    /// Waits, at most a second, until this broker serves all partitions of a topic that it leads. Who is told of a new
+    /// leader may ask it before it is ready, and not every client asks again.
+    pub async fn wait_open_here(&self, topic: Uuid) {
+        self.wait_until(|_, topic| self.is_open_here(topic), topic).await;
+    }
+
+    async fn wait_until(&self, is_open: impl Fn(&MetadataImage, &TopicImage) -> bool, topic: Uuid) {
+        let metadata = &self.inner.parts.metadata;
+        let (mut changes, mut applied) = (self.watch(), metadata.watch());
+        let open = async {
+            loop {
+                let image = metadata.image();
+                if image.topics.get(&topic).is_none_or(|topic| is_open(&image, topic)) {
+                    return;
+                }
+                let changed = tokio::select! {
+                    changed = changes.changed() => changed,
+                    changed = applied.changed() => changed,
+                };
+                if changed.is_err() {
                     return;
                 }
             }
         };
-        let _ = tokio::time::timeout(OPEN_WAIT, all_open).await;
+        let _ = tokio::time::timeout(OPEN_WAIT, open).await;
     }
 
-    fn is_open(&self, topic: Uuid) -> bool {
-        let image = self.inner.parts.metadata.image();
-        let Some(topic) = image.topics.get(&topic) else { return true };
+    /// Whether this broker is to serve none of the topic's partitions that it does not serve yet.
+    fn is_open_here(&self, topic: &TopicImage) -> bool {
         (0_i32..)
             .take(topic.partitions.len())
             .all(|index| !matches!(self.lookup(topic, index), Err(LookupError::Opening)))
@@ -263,6 +281,12 @@ impl Partitions {
             }
         }
     }
+}
+
+/// Whether each of the topic's partitions was opened at least once.
+fn is_opened(image: &MetadataImage, topic: &TopicImage) -> bool {
+    let opened = |stream| image.streams.get(stream).is_some_and(|stream| stream.epoch > StreamEpoch(0));
+    topic.partitions.iter().all(|partition| opened(&partition.stream))
 }
 
 impl Inner {
