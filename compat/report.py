@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """report.py SCRATCH DOCS SUITE...: writes DOCS/compatibility.md from the results run-all left in SCRATCH.
 
-Suites that did not run this time keep their section. Why a test is missing is looked up in why.txt beside
-this script: `regular expression<TAB>later|differs|fault<TAB>reason`, first match wins; what no line explains is marked
-as a fault.
+Suites that did not run this time, or on another number of nodes, keep their section. Why a test is missing is looked up
+in why.txt beside this script: `regular expression<TAB>later|differs|fault<TAB>reason`, first match wins; what no line
+explains is marked as a fault.
 """
 
 import pathlib
@@ -16,13 +16,18 @@ page = docs / "compatibility.md"
 HEAD = """# Client suites on Ottla
 
 Written by `compat/run-all`; do not edit. The suites are other projects' own integration tests; the baseline is
-what of each passes on Apache Kafka 4.3.1. Three nodes for librdkafka and kafkajs, one for the others; default properties unless the suite's README says otherwise.
+what of each passes on Apache Kafka 4.3.1, on as many nodes as the suite's README says. Default properties unless it says
+otherwise.
 A test that Kafka passes and Ottla does not is *missing*, with the reason: *later* waits for a part of Kafka that
 is not built yet, *differs* is meant to be so, and the rest are faults.
 
 """
 UNEXPLAINED = ("fault", "not yet looked at")
 COUNTS = re.compile(r"^(\d+) of (\d+) pass; missing: (\d+) later, (\d+) differ, (\d+) faults\.", re.M)
+
+
+def title(suite, nodes):
+    return f"{suite} on {nodes} node" + ("s" if nodes > 1 else "")
 
 
 def names(path):
@@ -52,26 +57,31 @@ def section(suite):
     passed = sorted(t for t in expected if results.get(t) == "PASS")
     missing = sorted(expected - set(passed))
     seconds = (scratch / f"{suite}.seconds").read_text().strip()
+    nodes = int((scratch / f"{suite}.nodes").read_text())
     known = reasons()
-    why = {test: next((why for pattern, why in known if pattern.search(f"{suite} {test}")), UNEXPLAINED) for test in missing}
+    # What is true of a number of nodes comes before what is always true.
+    texts = {test: [f"{suite} {test} on {nodes} nodes", f"{suite} {test}"] for test in missing}
+    why = {test: next((why for text in texts[test] for pattern, why in known if pattern.search(text)), UNEXPLAINED) for test in missing}
     later, differ, faults = (sum(kind == wanted for kind, _ in why.values()) for wanted in ("later", "differs", "fault"))
     figures = f"{len(passed)} of {len(expected)} pass; missing: {later} later, {differ} differ, {faults} faults."
-    lines = [f"## {suite}", "", f"{figures} {seconds} s.", ""]
+    lines = [f"## {title(suite, nodes)}", "", f"{figures} {seconds} s.", ""]
     if missing:
         lines += ["| missing | | why |", "|---|---|---|"]
     for test, (kind, reason) in why.items():
         lines.append(f"| `{test}` | {kind} | {reason} |")
-    return "\n".join(lines).rstrip() + "\n"
+    return title(suite, nodes), "\n".join(lines).rstrip() + "\n"
 
 
 def summary(sections):
     lines = ["| suite | passes, of what Kafka passes | later | differs | faults |", "|---|---|---|---|---|"]
-    total = [0] * 5
-    for name, text in sorted(sections.items()):
+    totals = {}
+    for name, text in sorted(sections.items(), key=lambda section: section[0].partition(" on ")[::-1]):
         figures = [int(figure) for figure in COUNTS.search(text).groups()]
-        total = [before + figure for before, figure in zip(total, figures)]
+        nodes = name.partition(" on ")[2]
+        totals[nodes] = [before + figure for before, figure in zip(totals.get(nodes, [0] * 5), figures)]
         lines.append("| {} | {} of {} | {} | {} | {} |".format(name, *figures))
-    lines.append("| all | {} of {} | {} | {} | {} |".format(*total))
+    for nodes, total in totals.items():
+        lines.append("| all on {} | {} of {} | {} | {} | {} |".format(nodes, *total))
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +92,8 @@ if page.exists():
 complete = True
 for suite in suites:
     if (scratch / f"{suite}.result").exists():
-        sections[suite] = section(suite)
+        name, text = section(suite)
+        sections[name] = text
     else:
         complete = False
         print(f"{suite}: no result", file=sys.stderr)
