@@ -189,7 +189,8 @@ fn wait_drained(admin: &AdminArgs, id: i32) -> Result<()> {
 }
 
 impl AdminArgs {
-    fn ask(&self, method: &str, path: &str) -> Result<Value> {
+    /// The answer of the admin port.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Result<Value> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
         runtime.block_on(self.request(method, path))
     }

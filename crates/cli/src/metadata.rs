@@ -4,7 +4,9 @@ use anyhow::{Context, Result};
 use broker::config::BrokerConfig;
 use broker::restore::RestoreRequest;
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
+use crate::admin::AdminArgs;
 use crate::{ConfigArgs, start, tell};
 
 /// What can be done to metadata.
@@ -12,6 +14,22 @@ use crate::{ConfigArgs, start, tell};
 pub(crate) enum MetadataCommand {
     /// Makes this node the only voter of a new quorum, from a copy of metadata in the object store
     Restore(RestoreArgs),
+    /// Lists objects in the store that only belong to the time before a restore, and deletes them if told to
+    Orphans(OrphansArgs),
+}
+
+/// What a restore could not prove to be part of a stream is never deleted by itself, for it may be all that is left of something
+/// (`ottla object inspect` tells what is in an object). Nothing that is listed here can become part of a stream any more.
+#[derive(Args)]
+pub(crate) struct OrphansArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Deletes them, for good
+    #[arg(long)]
+    delete: bool,
+    /// Only those that were put so long ago
+    #[arg(long, value_name = "HOURS", default_value_t = 168)]
+    older_than: u32,
 }
 
 /// For when the metadata logs of all voters are lost, or of so many that no majority is left. Stop every node that votes first. What was
@@ -38,7 +56,52 @@ pub(crate) struct RestoreArgs {
 
 /// Does it.
 pub(crate) fn run(command: MetadataCommand) -> Result<()> {
-    let MetadataCommand::Restore(arguments) = command;
+    match command {
+        MetadataCommand::Restore(arguments) => restore(arguments),
+        MetadataCommand::Orphans(arguments) => orphans(&arguments),
+    }
+}
+
+fn orphans(OrphansArgs { admin, delete, older_than }: &OrphansArgs) -> Result<()> {
+    let answer = admin.ask("GET", "/orphans")?;
+    if answer["restored"] == false {
+        tell("metadata was never restored: brokers delete orphans by themselves");
+        return Ok(());
+    }
+    let (mut count, mut bytes) = (0, 0);
+    for epoch in answer["epochs"].as_array().into_iter().flatten() {
+        let path = format!("/orphans/{epoch}/{older_than}");
+        loop {
+            let found = admin.ask(if *delete { "DELETE" } else { "GET" }, &path)?;
+            let number = |value: &Value| value.as_u64().unwrap_or(0);
+            let named: &[Value] = found["named"].as_array().map_or(&[], Vec::as_slice);
+            for one in named {
+                let key = one["key"].as_str().unwrap_or_default();
+                tell(&format!("{key}  {} bytes, {} hours old", one["bytes"], one["age_hours"]));
+            }
+            let more = number(&found["count"]).saturating_sub(named.len() as u64);
+            if *delete {
+                count += named.len() as u64;
+                bytes += named.iter().map(|one| number(&one["bytes"])).sum::<u64>();
+                if more > 0 {
+                    continue;
+                }
+            } else {
+                count += number(&found["count"]);
+                bytes += number(&found["bytes"]);
+                if more > 0 {
+                    tell(&format!("and {more} others of node epoch {epoch}"));
+                }
+            }
+            break;
+        }
+    }
+    let done = if *delete { "were deleted" } else { "are part of no stream; --delete deletes them" };
+    tell(&format!("{count} objects of {bytes} bytes, put at least {older_than} hours ago, {done}"));
+    Ok(())
+}
+
+fn restore(arguments: RestoreArgs) -> Result<()> {
     let RestoreArgs { node, from, cluster_id, wal, accept_data_loss } = arguments;
     // Nothing listens here, so nothing is exposed.
     let (config, _) = BrokerConfig::load(start::properties(&node)?, true)?;

@@ -33,6 +33,12 @@ fn copies(cluster: &Cluster) -> Vec<String> {
     copies
 }
 
+/// All files below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
 fn restore(cluster: &Cluster, node: u32, arguments: &[&str]) -> Output {
     let mut command = Command::new(tools::ottla().expect("it builds"));
     let properties = data(cluster, node).with_file_name("server.properties");
@@ -89,7 +95,7 @@ fn a_lost_quorum_is_rebuilt_and_nothing_acknowledged_is_lost() {
     }
     let_run(&mut driver, 500);
     let (counts, verdict) = driver.finish().unwrap_or_else(|error| panic!("{error:#}\n{}", cluster.log()));
-    println!("{verdict}\n{told}");
+    eprintln!("{verdict}\n{told}");
     assert!(verdict.is_clean(), "{verdict}\n{told}");
     assert_eq!(counts.unknown, 0, "no producer gave up");
 }
@@ -118,6 +124,49 @@ fn what_may_be_lost_is_told_and_has_to_be_accepted() {
     let whole = restore(&cluster, 1, &["--wal", &elsewhere]);
     assert!(whole.status.success(), "{}{}", text(&whole.stdout), text(&whole.stderr));
     assert!(!text(&whole.stdout).contains("MAY BE LOST"), "{}", text(&whole.stdout));
+}
+
+/// What a restore cannot place stays until an operator has it deleted; nothing else goes.
+#[test]
+fn objects_from_before_a_restore_are_deleted_when_told_to() {
+    let properties = vec!["ottla.metadata.backup.interval.ms=1000".to_owned()];
+    let cluster = Cluster::start(&Options { properties, ..Options::default() }).expect("it starts");
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut driver = Driver::start(&cluster.bootstrap, dir.path(), &[], PATIENCE).expect("the driver gets going");
+    let_run(&mut driver, 500);
+    let orphans = |arguments: &[&str]| {
+        let admin = std::fs::read_to_string(cluster.node().join("admin")).expect("it is ready");
+        let mut command = Command::new(tools::ottla().expect("it builds"));
+        let answer = command.args(["metadata", "orphans", "--admin", admin.trim()]).args(arguments).output();
+        let answer = answer.expect("runs");
+        assert!(answer.status.success(), "{}", text(&answer.stderr));
+        text(&answer.stdout)
+    };
+    assert!(orphans(&["--delete"]).contains("never restored"));
+    cluster.stop().expect("it uploads what it has");
+    let epochs = cluster.dir().join("store/objects");
+    let left = epochs.join("0000000001/0000000000000999-0");
+    std::fs::create_dir_all(left.parent().expect("a folder")).expect("makes it");
+    std::fs::write(&left, "no object").expect("writes");
+    std::fs::remove_dir_all(data(&cluster, 1).join("raft")).expect("it has a metadata log");
+    let restored = restore(&cluster, 1, &["--accept-data-loss"]);
+    assert!(text(&restored.stdout).contains("MAY BE LOST: object objects/0000000001/"), "{}", text(&restored.stdout));
+    cluster.restart().expect("it goes on");
+
+    let key = "objects/0000000001/0000000000000999-0";
+    assert!(orphans(&[]).starts_with("0 objects"), "it was put just now");
+    let listed = orphans(&["--older-than", "0"]);
+    assert!(listed.starts_with(key) && listed.contains("\n1 objects of 9 bytes"), "{listed}");
+    assert!(left.exists(), "it was listed");
+    let before = files(&epochs);
+    let deleted = orphans(&["--older-than", "0", "--delete"]);
+    assert!(deleted.starts_with(key) && deleted.contains("were deleted"), "{deleted}");
+    assert!(orphans(&["--older-than", "0"]).starts_with("0 objects"));
+    let gone: Vec<PathBuf> = before.into_iter().filter(|file| !file.exists()).collect();
+    assert_eq!(gone, [left], "streams keep theirs");
+    let_run(&mut driver, 500);
+    let (_, verdict) = driver.finish().unwrap_or_else(|error| panic!("{error:#}\n{}", cluster.log()));
+    assert!(verdict.is_clean(), "{verdict}");
 }
 
 /// A node that had a metadata log and lost it makes no empty cluster of its name.

@@ -12,6 +12,7 @@ mod hand_over;
 pub mod inspect;
 mod log_cache;
 mod object;
+pub mod orphans;
 pub mod ports;
 mod read;
 mod readahead;

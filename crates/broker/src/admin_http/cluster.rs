@@ -19,13 +19,13 @@ use crate::cluster::peer::messages::QuorumChange;
 /// How long a change of the quorum may take.
 const QUORUM_DEADLINE: Duration = Duration::from_secs(30);
 
-type Answer = Result<Response, (StatusCode, String)>;
+pub(super) type Answer = Result<Response, (StatusCode, String)>;
 
-fn told(value: &Value) -> Response {
+pub(super) fn told(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
 }
 
-fn refused(reason: impl ToString) -> (StatusCode, String) {
+pub(super) fn refused(reason: impl ToString) -> (StatusCode, String) {
     (StatusCode::CONFLICT, format!("{}\n", reason.to_string()))
 }
 

@@ -2,6 +2,7 @@
 //! asks of the cluster.
 
 mod cluster;
+mod orphans;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ fn router(broker: Arc<Broker>) -> Router {
         .route("/brokers/{id}/drain", post(cluster::drain))
         .route("/brokers/{id}/resume", post(cluster::resume))
         .route("/wals/{uuid}/abandon", post(cluster::abandon))
+        .route("/orphans", get(orphans::epochs))
+        .route("/orphans/{epoch}/{hours}", get(orphans::find).delete(orphans::delete))
         .route("/balance", get(cluster::balance))
         .route("/quorum", get(cluster::quorum))
         .route("/quorum/{id}/{change}", post(cluster::change_quorum))

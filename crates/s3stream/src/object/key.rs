@@ -10,12 +10,15 @@ pub(crate) fn objects_folder(prefix: &str) -> Path {
     Path::from(prefix).join("objects")
 }
 
+/// The folder of the objects that a node has put in one of its lives.
+pub(crate) fn epoch_folder(prefix: &str, epoch: NodeEpoch) -> Path {
+    objects_folder(prefix).join(format!("{:010}", epoch.0))
+}
+
 /// Where an object lies.
 pub(crate) fn object_key(prefix: &str, object: &ObjectDescriptor) -> Path {
     // Fixed width, so that a listing is in the order of ids.
-    objects_folder(prefix)
-        .join(format!("{:010}", object.node_epoch.0))
-        .join(format!("{:016}-{}", object.id.0, object.attempt))
+    epoch_folder(prefix, object.node_epoch).join(format!("{:016}-{}", object.id.0, object.attempt))
 }
 
 /// Node epoch, id and attempt of a key; `None` for anything else that lies there.
