@@ -3,6 +3,8 @@
 //! for everything, and the memory of it.
 //! `cargo bench --bench metadata`.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -4,6 +4,8 @@
 //! `cargo bench -p ottla-benches --bench wal`. The directory is `OTTLA_BENCH_DIR`, else the temporary one; it
 //! must be on the disk that is to be measured.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

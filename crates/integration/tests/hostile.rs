@@ -91,7 +91,7 @@ fn hostile_frames_hurt_nobody_else() {
         assert!(broker.process.ended().expect("a status").is_none(), "{}", broker.process.output());
         assert!(!broker.process.output().contains("panicked"), "{}", broker.process.output());
         let peak = broker.peak_memory().expect("it runs");
-        println!("peak memory {} MiB", peak >> 20);
+        eprintln!("peak memory {} MiB", peak >> 20);
         assert!(peak < 512 << 20, "{} MiB", peak >> 20);
     }
 }

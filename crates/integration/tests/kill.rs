@@ -47,7 +47,7 @@ fn survive(options: &Options, during: impl FnOnce()) {
         driver.finish().unwrap_or_else(|error| panic!("{error:#}\nlog of the node:\n{}", cluster.log()));
     recoveries.sort_unstable();
     let middle = recoveries.get(recoveries.len() / 2);
-    println!("{} kills, kill to ack p50 {middle:?}, max {:?}; {verdict}", recoveries.len(), recoveries.last());
+    eprintln!("{} kills, kill to ack p50 {middle:?}, max {:?}; {verdict}", recoveries.len(), recoveries.last());
     assert!(verdict.is_clean(), "{verdict}\nkept in {}", dir.keep().display());
     assert_eq!(counts.unknown, 0, "no producer gave up");
     assert!(verdict.acked > 100 && verdict.records_polled >= verdict.acked, "the run proves something: {verdict}");
@@ -70,7 +70,7 @@ fn kill9_store_failing_30_percent() {
     let faults = Faults { fail_percent: 20, fail_after_percent: 7, cut_after_percent: 3, ..Faults::default() };
     survive(&options, || s3.set(&faults).expect("it answers"));
     let stats = s3.stats().expect("it answers");
-    println!("{stats:?}");
+    eprintln!("{stats:?}");
     assert!(peer_is_kafka() || stats.injected > 0, "the store was used and failed: {stats:?}");
 }
 
@@ -80,6 +80,6 @@ fn kill9_store_unreachable() {
     let outage = Faults { unreachable_ms: setting("OTTLA_OUTAGE_SECONDS", 10) * 1000, ..Faults::default() };
     survive(&options, || s3.set(&outage).expect("it answers"));
     let stats = s3.stats().expect("it answers");
-    println!("{stats:?}");
+    eprintln!("{stats:?}");
     assert!(peer_is_kafka() || stats.requests["put"] > 0, "the store was used in the end: {stats:?}");
 }

@@ -70,7 +70,7 @@ fn slow_readers_and_a_thousand_connections() {
         .unwrap_or_else(|error| panic!("{error:#}\n{}", broker.process.output()));
     assert!(broker.process.ended().expect("a status").is_none(), "{}", broker.process.output());
     let peak = broker.peak_memory().expect("it runs") >> 20;
-    println!("peak memory {peak} MiB of {BOUND_MIB} MiB");
+    eprintln!("peak memory {peak} MiB of {BOUND_MIB} MiB");
     drop(connections);
     let (_, verdict) = driver.finish().unwrap_or_else(|error| panic!("{error:#}\n{}", broker.process.output()));
     assert!(verdict.is_clean(), "{verdict}");

@@ -29,7 +29,7 @@ fn let_run(driver: &mut Driver, records: u64) {
 fn judged(driver: Driver, broker: &Broker) {
     let (counts, verdict) =
         driver.finish().unwrap_or_else(|error| panic!("{error:#}\nbroker:\n{}", broker.process.output()));
-    println!("{verdict}");
+    eprintln!("{verdict}");
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(counts.unknown, 0, "no producer gave up");
 }

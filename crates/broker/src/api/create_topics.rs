@@ -30,11 +30,13 @@ pub(crate) struct CreateTopics;
 /// Topics of one request that are being created at the same time.
 const CREATIONS_AT_ONCE: usize = 64;
 
+type Configs = Vec<(Arc<str>, Arc<str>)>;
+
 /// A topic that passed every check.
 struct Planned {
     id: Uuid,
     partitions: Vec<Arc<[NodeId]>>,
-    configs: Vec<(Arc<str>, Arc<str>)>,
+    configs: Configs,
 }
 
 type Judged = (TopicName, Result<Planned, ChangeError>);
@@ -130,7 +132,7 @@ fn plan(
     Ok(Planned { id: broker.random.uuid(), partitions, configs })
 }
 
-fn configs(topic: &CreatableTopic) -> Result<Vec<(Arc<str>, Arc<str>)>, ChangeError> {
+fn configs(topic: &CreatableTopic) -> Result<Configs, ChangeError> {
     let invalid = |message: String| ChangeError::new(ErrorCode::InvalidConfig, message);
     let nulls: Vec<&str> =
         topic.configs.iter().filter(|config| config.value.is_none()).map(|config| &*config.name).collect();

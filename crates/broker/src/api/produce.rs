@@ -216,7 +216,7 @@ async fn when_there_is_room(
 
 /// Of several entries for one partition Kafka takes the last, of those that hold exactly one batch if there are any;
 /// the others are neither appended nor answered.
-fn keep_one_of_each(topics: &mut Vec<TopicProduceData>, version: i16) {
+fn keep_one_of_each(topics: &mut [TopicProduceData], version: i16) {
     let ascending = |topic: &TopicProduceData| topic.partition_data.is_sorted_by(|a, b| a.index < b.index);
     if topics.len() <= 1 && topics.iter().all(ascending) {
         return;

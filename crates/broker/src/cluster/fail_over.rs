@@ -113,7 +113,7 @@ impl FailOvers {
             return Log::Absent;
         };
         match wal.state {
-            WalState::Retired | WalState::Abandoned { .. } => return Log::Absent,
+            WalState::Retired | WalState::Abandoned => return Log::Absent,
             WalState::Open | WalState::Sealed { .. } => {}
         }
         if wal.class == WalClass::Private {

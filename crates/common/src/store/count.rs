@@ -1,7 +1,6 @@
 //! Counts operations, bytes, errors and time.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,26 +51,24 @@ impl fmt::Debug for StoreCounters {
 }
 
 impl Layer for StoreCounters {
-    fn call<'a, T: Send + 'a>(
+    async fn call<'a, T: Send + 'a>(
         &'a self,
         operation: Operation,
         bytes: u64,
         attempt: impl Fn() -> Attempt<'a, T> + Send + Sync + 'a,
-    ) -> impl Future<Output = Result<T>> + Send + 'a {
-        async move {
-            let counters = self.of(operation);
-            counters.started.fetch_add(1, Ordering::Relaxed);
-            let _in_flight = InFlight::enter(&counters.in_flight);
-            let start = self.clock.boot();
-            let result = attempt().await;
-            let nanos = self.clock.boot().saturating_sub(start).as_nanos();
-            counters.nanos.fetch_add(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
-            match &result {
-                Ok(_) => counters.bytes.fetch_add(bytes, Ordering::Relaxed),
-                Err(_) => counters.errors.fetch_add(1, Ordering::Relaxed),
-            };
-            result
-        }
+    ) -> Result<T> {
+        let counters = self.of(operation);
+        counters.started.fetch_add(1, Ordering::Relaxed);
+        let _in_flight = InFlight::enter(&counters.in_flight);
+        let start = self.clock.boot();
+        let result = attempt().await;
+        let nanos = self.clock.boot().saturating_sub(start).as_nanos();
+        counters.nanos.fetch_add(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Relaxed);
+        match &result {
+            Ok(_) => counters.bytes.fetch_add(bytes, Ordering::Relaxed),
+            Err(_) => counters.errors.fetch_add(1, Ordering::Relaxed),
+        };
+        result
     }
 }
 

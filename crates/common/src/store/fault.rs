@@ -1,7 +1,6 @@
 //! Fault injection, for tests: a store that fails, hangs, lags, or does what it was asked and says it did not.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,36 +85,34 @@ fn injected(what: &'static str) -> Error {
 }
 
 impl Layer for Faults {
-    fn call<'a, T: Send + 'a>(
+    async fn call<'a, T: Send + 'a>(
         &'a self,
         operation: Operation,
         _bytes: u64,
         attempt: impl Fn() -> Attempt<'a, T> + Send + Sync + 'a,
-    ) -> impl Future<Output = Result<T>> + Send + 'a {
-        async move {
-            let plan = self.plan.lock().clone();
-            wait(plan.latency + self.jitter(plan.jitter)).await;
-            if plan.unreachable {
-                return Err(injected("the store is unreachable"));
-            }
-            if self.hits(&plan.fail, operation) {
-                return Err(injected("failed before it was done"));
-            }
-            if self.strikes(plan.hanging) {
-                let done = self.random.below(2) == 0;
-                if done {
-                    // What it answers is never heard.
-                    let _ = attempt().await;
-                }
-                wait(plan.hang).await;
-                return Err(injected("no answer in time"));
-            }
-            let result = attempt().await;
-            wait(self.jitter(plan.jitter)).await;
-            if self.hits(&plan.fail_after, operation) {
-                return Err(injected("failed after it was done"));
-            }
-            result
+    ) -> Result<T> {
+        let plan = self.plan.lock().clone();
+        wait(plan.latency + self.jitter(plan.jitter)).await;
+        if plan.unreachable {
+            return Err(injected("the store is unreachable"));
         }
+        if self.hits(&plan.fail, operation) {
+            return Err(injected("failed before it was done"));
+        }
+        if self.strikes(plan.hanging) {
+            let done = self.random.below(2) == 0;
+            if done {
+                // What it answers is never heard.
+                let _ = attempt().await;
+            }
+            wait(plan.hang).await;
+            return Err(injected("no answer in time"));
+        }
+        let result = attempt().await;
+        wait(self.jitter(plan.jitter)).await;
+        if self.hits(&plan.fail_after, operation) {
+            return Err(injected("failed after it was done"));
+        }
+        result
     }
 }

@@ -1,7 +1,5 @@
 //! Bounds how many operations are in flight.
 
-use std::future::Future;
-
 use object_store::{Error, Result};
 use tokio::sync::Semaphore;
 
@@ -22,16 +20,14 @@ impl Limit {
 }
 
 impl Layer for Limit {
-    fn call<'a, T: Send + 'a>(
+    async fn call<'a, T: Send + 'a>(
         &'a self,
         _operation: Operation,
         _bytes: u64,
         attempt: impl Fn() -> Attempt<'a, T> + Send + Sync + 'a,
-    ) -> impl Future<Output = Result<T>> + Send + 'a {
-        async move {
-            let closed = |error| Error::Generic { store: "limit", source: Box::new(error) };
-            let _permit = self.permits.acquire().await.map_err(closed)?;
-            attempt().await
-        }
+    ) -> Result<T> {
+        let closed = |error| Error::Generic { store: "limit", source: Box::new(error) };
+        let _permit = self.permits.acquire().await.map_err(closed)?;
+        attempt().await
     }
 }

@@ -2,7 +2,6 @@
 //! pass. Writes are never repeated here: their callers know what an unknown outcome means for them.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,25 +41,23 @@ fn may_pass(error: &Error) -> bool {
 }
 
 impl Layer for Retry {
-    fn call<'a, T: Send + 'a>(
+    async fn call<'a, T: Send + 'a>(
         &'a self,
         operation: Operation,
         _bytes: u64,
         attempt: impl Fn() -> Attempt<'a, T> + Send + Sync + 'a,
-    ) -> impl Future<Output = Result<T>> + Send + 'a {
-        async move {
-            let mut made = 1;
-            loop {
-                let error = match attempt().await {
-                    Err(error) if operation.is_idempotent() && may_pass(&error) && made < self.attempts => error,
-                    other => return other,
-                };
-                let step = (FIRST_WAIT_MS << made.min(16)).min(WAIT_MS_MAX);
-                let wait = Duration::from_millis(step / 2 + self.random.below(step / 2 + 1));
-                tracing::debug!(operation = operation.name(), %error, ?wait, "the object store failed, trying again");
-                tokio::time::sleep(wait).await;
-                made += 1;
-            }
+    ) -> Result<T> {
+        let mut made = 1;
+        loop {
+            let error = match attempt().await {
+                Err(error) if operation.is_idempotent() && may_pass(&error) && made < self.attempts => error,
+                other => return other,
+            };
+            let step = (FIRST_WAIT_MS << made.min(16)).min(WAIT_MS_MAX);
+            let wait = Duration::from_millis(step / 2 + self.random.below(step / 2 + 1));
+            tracing::debug!(operation = operation.name(), %error, ?wait, "the object store failed, trying again");
+            tokio::time::sleep(wait).await;
+            made += 1;
         }
     }
 }

@@ -19,7 +19,7 @@ fn lasting_member(harness: &mut Harness) -> (String, i32) {
     harness.advance(DELAY_MS);
     let id = harness.joined(token).member_id.to_string();
     let generation = harness.joined(token).generation_id;
-    harness.sync_all(&[id.clone()], generation);
+    harness.sync_all(std::slice::from_ref(&id), generation);
     (id, generation)
 }
 
@@ -75,7 +75,7 @@ fn offsets_of_an_active_group_that_is_no_consumer_group_never_expire() {
     harness.advance(DELAY_MS);
     let id = harness.joined(token).member_id.to_string();
     let generation = harness.joined(token).generation_id;
-    harness.sync_all(&[id.clone()], generation);
+    harness.sync_all(std::slice::from_ref(&id), generation);
     harness.commit(&id, generation, "topic", 1);
     harness.advance(100 * HOUR_MS);
     assert_eq!(harness.fetch_all().len(), 1);

@@ -286,7 +286,7 @@ fn version_0_has_the_session_timeout_for_rebalancing() {
     harness.advance(DELAY_MS);
     let old_id = harness.joined(old).member_id.to_string();
     let generation = harness.joined(old).generation_id;
-    harness.sync_all(&[old_id.clone()], generation);
+    harness.sync_all(std::slice::from_ref(&old_id), generation);
     // A new member starts a rebalance that the old one does not join: it waits for the session timeout.
     let new = harness.join_version(0, join_request("").with_rebalance_timeout_ms(-1));
     for _ in 0..9 {

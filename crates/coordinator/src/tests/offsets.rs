@@ -92,7 +92,7 @@ fn a_static_member_that_was_replaced_cannot_commit() {
     harness.advance(DELAY_MS);
     let old = harness.joined(token).member_id.to_string();
     let generation = harness.joined(token).generation_id;
-    harness.sync_all(&[old.clone()], generation);
+    harness.sync_all(std::slice::from_ref(&old), generation);
     join(&mut harness);
     let request = Harness::commit_request(&old, generation, "topic", 0, 1).with_group_instance_id(Some(string("a")));
     assert_eq!(harness.commit_version(9, request), ErrorCode::FencedInstanceId.code());
@@ -164,7 +164,7 @@ fn offsets_of_a_group_that_is_no_consumer_group_stay_while_it_has_members() {
     harness.advance(DELAY_MS);
     let id = harness.joined(token).member_id.to_string();
     let generation = harness.joined(token).generation_id;
-    harness.sync_all(&[id.clone()], generation);
+    harness.sync_all(std::slice::from_ref(&id), generation);
     harness.commit(&id, generation, "topic", 1);
     assert_eq!(delete(&mut harness, "topic"), (ErrorCode::NonEmptyGroup.code(), None));
 }

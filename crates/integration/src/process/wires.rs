@@ -112,6 +112,7 @@ impl Wires {
 }
 
 /// A cable to a broker that listens at `port`; `from` is who uses it, where that is known beforehand.
+#[allow(clippy::disallowed_methods, reason = "cables are no tasks of a broker: they end with their runtime")]
 async fn lay(broker: u32, port: u16, from: Option<End>, cuts: watch::Receiver<Cuts>) -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("a port for a cable")?;
     let address = listener.local_addr()?;

@@ -34,11 +34,13 @@ struct Stored {
 
 type Bucket = BTreeMap<String, Stored>;
 
+/// Parts of an upload by number, with their tags.
+type Parts = BTreeMap<i32, (Bytes, String)>;
+
 #[derive(Default)]
 struct State {
     buckets: HashMap<String, Bucket>,
-    /// By upload id: bucket, key, parts by number.
-    uploads: HashMap<String, (String, String, BTreeMap<i32, (Bytes, String)>)>,
+    uploads: HashMap<String, Parts>,
 }
 
 /// All buckets. Clones share them.
@@ -250,7 +252,7 @@ impl S3 for Objects {
             return Err(s3_error!(NoSuchBucket));
         }
         let id = SystemRandom.uuid().to_string();
-        state.uploads.insert(id.clone(), (req.input.bucket.clone(), req.input.key.clone(), BTreeMap::new()));
+        state.uploads.insert(id.clone(), Parts::new());
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(req.input.bucket),
             key: Some(req.input.key),
@@ -265,7 +267,7 @@ impl S3 for Objects {
         check_crc64(&bytes, input.checksum_crc64nvme.as_ref())?;
         let tag = etag(&bytes);
         let mut state = self.state.lock();
-        let Some((_, _, parts)) = state.uploads.get_mut(&input.upload_id) else { return Err(s3_error!(NoSuchUpload)) };
+        let Some(parts) = state.uploads.get_mut(&input.upload_id) else { return Err(s3_error!(NoSuchUpload)) };
         parts.insert(input.part_number, (bytes, tag.clone()));
         Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(tag)), ..UploadPartOutput::default() }))
     }
@@ -276,7 +278,7 @@ impl S3 for Objects {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
         let mut state = self.state.lock();
-        let Some((_, _, parts)) = state.uploads.get(&input.upload_id) else { return Err(s3_error!(NoSuchUpload)) };
+        let Some(parts) = state.uploads.get(&input.upload_id) else { return Err(s3_error!(NoSuchUpload)) };
         let mut whole = BytesMut::new();
         for part in input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default() {
             let Some((bytes, tag)) = part.part_number.and_then(|number| parts.get(&number)) else {

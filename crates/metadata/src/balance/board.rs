@@ -286,7 +286,7 @@ impl<'a> Board<'a> {
 
     /// Nodes without a rack count for themselves.
     fn racks(&self, replicas: &[NodeId]) -> usize {
-        replicas.iter().map(|id| self.rack(*id).map_or(Err(*id), Ok)).collect::<BTreeSet<_>>().len()
+        replicas.iter().map(|id| self.rack(*id).ok_or(*id)).collect::<BTreeSet<_>>().len()
     }
 
     fn keeps_racks(&self, partition: usize, target: usize) -> bool {

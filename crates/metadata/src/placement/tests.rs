@@ -233,7 +233,7 @@ proptest! {
                 prop_assert_eq!(distinct.len(), factor);
                 // As many racks as there are, a node without one counting for itself.
                 let racks = |ids: &mut dyn Iterator<Item = i32>| {
-                    let rack = |id: i32| shape.racks[id.unsigned_abs() as usize].map_or(Err(id), Ok);
+                    let rack = |id: i32| shape.racks[id.unsigned_abs() as usize].ok_or(id);
                     ids.map(rack).collect::<BTreeSet<_>>().len()
                 };
                 let all = racks(&mut (0..i32::try_from(nodes).expect("small")));

@@ -280,7 +280,7 @@ impl Cluster {
         let Outcome::Opened { epochs } = self.machine.apply(&reserve) else { return };
         let streams = streams.into_iter().zip(epochs).filter_map(|(stream, epoch)| Some((stream, epoch?))).collect();
         let planned = Move { source: from.life, target: to.life, streams };
-        if step.c % 5 == 0 || self.logs[&from.wal].is_sealed {
+        if step.c.is_multiple_of(5) || self.logs[&from.wal].is_sealed {
             return;
         }
         self.park(source, &planned, true);
@@ -373,7 +373,7 @@ impl Cluster {
             }
             12 => self.fail_over(node_of(step.a), step.b),
             13 => self.start(node_of(step.a)),
-            14 if step.c % 4 == 0 => drop(self.seal(node_of(step.a))),
+            14 if step.c.is_multiple_of(4) => drop(self.seal(node_of(step.a))),
             14 => self.trim(stream_of(step.a), i64::from(step.b % 6)),
             _ => {}
         }

@@ -163,7 +163,7 @@ impl State {
         }
         let is_sealed =
             |uuid: &Uuid| self.wals.get(uuid).is_some_and(|wal| matches!(wal.state, WalState::Sealed { .. }));
-        match self.sealed_wals.iter().find(|uuid| !is_sealed(*uuid)) {
+        match self.sealed_wals.iter().find(|uuid| !is_sealed(uuid)) {
             Some(uuid) => Err(format!("the write-ahead log {uuid} is listed as sealed")),
             None => Ok(()),
         }

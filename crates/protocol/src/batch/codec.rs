@@ -103,7 +103,7 @@ impl Scratch {
 
 /// Reads decoded bytes of one payload.
 pub(super) enum Decoder<'a> {
-    Gzip(flate2::bufread::MultiGzDecoder<&'a [u8]>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
     Snappy(Blocks<SnappyBlocks<'a>>),
     Lz4(Blocks<Lz4Frame<'a>>),
     Zstd { context: Box<zstd_safe::DCtx<'static>>, input: &'a [u8], mid_frame: bool },
@@ -114,7 +114,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn new(codec: Codec, payload: &'a [u8], scratch: &mut Scratch) -> Result<Option<Self>, CodecError> {
         Ok(Some(match codec {
             Codec::None => return Ok(None),
-            Codec::Gzip => Self::Gzip(flate2::bufread::MultiGzDecoder::new(payload)),
+            Codec::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(payload))),
             Codec::Snappy => Self::Snappy(Blocks::new(SnappyBlocks::new(payload), std::mem::take(&mut scratch.block))),
             Codec::Lz4 => Self::Lz4(Blocks::new(Lz4Frame::new(payload)?, std::mem::take(&mut scratch.block))),
             Codec::Zstd => Self::Zstd { context: zstd_context(scratch)?, input: payload, mid_frame: false },
@@ -223,7 +223,7 @@ impl Write for Bounded {
 pub(super) enum Encoder {
     Plain(Bounded),
     Gzip(Box<flate2::write::GzEncoder<Bounded>>),
-    Snappy(SnappyEncoder<Bounded>),
+    Snappy(Box<SnappyEncoder<Bounded>>),
     Lz4(Box<lz4_flex::frame::FrameEncoder<Bounded>>),
     Zstd(zstd::stream::write::Encoder<'static, Bounded>),
 }
@@ -239,7 +239,7 @@ impl Encoder {
                     .map(|level| flate2::Compression::new(level.min(9)));
                 Self::Gzip(Box::new(flate2::write::GzEncoder::new(out, level.unwrap_or_default())))
             }
-            Codec::Snappy => Self::Snappy(SnappyEncoder::new(out)?),
+            Codec::Snappy => Self::Snappy(Box::new(SnappyEncoder::new(out)?)),
             Codec::Lz4 => {
                 // 64 KiB independent blocks are what Kafka's own frame writer makes and its reader demands.
                 let info = lz4_flex::frame::FrameInfo::new()

@@ -111,7 +111,7 @@ fn damaged_requests_are_refused_or_bounded() {
         }
     }
     assert!(accepted > 0 && refused > 0, "{accepted} accepted, {refused} refused");
-    println!("{accepted} accepted, {refused} refused");
+    eprintln!("{accepted} accepted, {refused} refused");
 }
 
 #[test]
@@ -195,5 +195,5 @@ fn damaged_batches_are_refused_or_bounded() {
         assert!(taken <= 12 << 20, "took {taken}");
     }
     assert!(valid > 0);
-    println!("{valid} valid");
+    eprintln!("{valid} valid");
 }

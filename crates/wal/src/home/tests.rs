@@ -159,7 +159,8 @@ fn what_is_opened_follows_from_what_metadata_says() {
     let one = Uuid::from_u128(1);
     let two = Uuid::from_u128(2);
     let open = [log(1, true), log(2, false)];
-    let cases: &[(&[FoundLog], &[(Uuid, KnownLog)], Choice)] = &[
+    type Case<'a> = (&'a [FoundLog], &'a [(Uuid, KnownLog)], Choice);
+    let cases: &[Case<'_>] = &[
         (&[], &[], Choice::Fresh),
         (&[], &[(one, Open)], Choice::Missing(one)),
         (&[log(2, false)], &[(one, Open)], Choice::Missing(one)),

@@ -41,7 +41,7 @@ struct Inner {
     identity: Identity,
     /// Not held: it holds the controller, which holds this.
     service: Weak<dyn PeerService>,
-    lines: Mutex<HashMap<(Arc<str>, Lane), Arc<Line>>>,
+    lines: Mutex<Lines>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     /// Of the connections; they end with this.
@@ -49,6 +49,8 @@ struct Inner {
     /// Bytes of bodies written and read, for metrics and drills: on each lane.
     moved: [AtomicU64; 2],
 }
+
+type Lines = HashMap<(Arc<str>, Lane), Arc<Line>>;
 
 /// The way to one address.
 #[derive(Default)]

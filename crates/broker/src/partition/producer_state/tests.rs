@@ -108,10 +108,13 @@ fn beyond_the_limit_the_longest_silent_are_forgotten() {
     assert!(!ids.contains(&0) && ids.contains(&(ProducerStates::LIMIT as i64)) && ids.contains(&60_000));
 }
 
+/// A batch's sequence numbers, and its base offset.
+type Remembered = (Vec<i32>, i64);
+
 /// Kafka's rules, written down as naively as possible: every batch is remembered with its sequence numbers.
 #[derive(Default)]
 struct Model {
-    producers: HashMap<i64, (i16, VecDeque<(Vec<i32>, i64)>)>,
+    producers: HashMap<i64, (i16, VecDeque<Remembered>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]

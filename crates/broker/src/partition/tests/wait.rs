@@ -79,9 +79,9 @@ async fn any_of_many_partitions_wakes_and_a_dropped_wait_leaves_all() {
     drop(waiting);
     assert_eq!([&first, &second].map(|partition| partition.state.lock().waiters.len()), [0, 0]);
     let waiting = wait(&rig, &first, 0);
-    let task = tokio::spawn(async move { waiting.woken().await });
-    tokio::task::yield_now().await;
+    let mut woken = Box::pin(waiting.woken());
+    assert!(futures::poll!(&mut woken).is_pending());
     accepted(&first, &plain(1));
-    tokio::time::timeout(Duration::from_secs(10), task).await.expect("woken").expect("no panic");
+    tokio::time::timeout(Duration::from_secs(10), woken).await.expect("woken");
     assert_eq!(first.state.lock().waiters.len(), 0);
 }
