@@ -38,6 +38,8 @@ pub struct Options {
     pub parent: Option<PathBuf>,
     /// Port of the first broker, the others' follow; any that are free if `None`.
     pub first_port: Option<u16>,
+    /// The program they are started with; the broker that is tested if `None`.
+    pub ottla: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -62,8 +64,12 @@ impl Cluster {
 
     /// A cluster with a directory, and without nodes.
     pub(super) fn unstarted(options: &Options) -> Result<Self> {
-        let launcher =
-            if peer_is_kafka() { vec![tools::kafka()] } else { vec![tools::ottla()?, PathBuf::from("local")] };
+        let local = |ottla| vec![ottla, PathBuf::from("local")];
+        let launcher = match &options.ottla {
+            Some(ottla) => local(ottla.clone()),
+            None if peer_is_kafka() => vec![tools::kafka()],
+            None => local(tools::ottla()?),
+        };
         let dir = match &options.parent {
             Some(parent) => tempfile::tempdir_in(parent)?,
             None => tempfile::tempdir()?,

@@ -4,8 +4,9 @@
 mod faults;
 mod hosts;
 mod stores;
+mod upgrade;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,9 @@ fn commands(cluster: &Cluster, brokers: u32) -> Commands {
     commands
 }
 
+/// Names the topic of each run.
+static RUNS: AtomicU64 = AtomicU64::new(1);
+
 fn run(
     cluster: &Cluster,
     bootstrap: &str,
@@ -79,7 +83,9 @@ fn run(
         tell: &|line: &str| println!("{line}"),
         interrupted: &interrupted,
     };
-    let record = drill.run(&plan, victim, 0, 99, 3e5).unwrap_or_else(|e| panic!("{e:#}\n{}", cluster.log()));
+    let record = drill
+        .run(&plan, victim, 0, RUNS.fetch_add(1, Ordering::Relaxed), 3e5)
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", cluster.log()));
     let asked = Asked::new(&plan, "ottla drill".into(), "1970-01-01".into(), "a </script> b".into(), "c".into());
     Report::new(asked, vec![figures(&plan, &record)])
 }
