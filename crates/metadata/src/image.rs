@@ -393,13 +393,9 @@ impl MetadataImage {
     }
 
     /// A partition's replicas as clients are told them: those assigned, and its leader where a failover put it elsewhere.
+    /// Those that live are in sync, for none holds data of its own that could lag.
     pub fn replicas_of<'a>(&self, partition: &'a PartitionImage) -> impl Iterator<Item = NodeId> + use<'a> {
         let stray = (!partition.replicas.contains(&partition.leader)).then_some(partition.leader);
         partition.replicas.iter().copied().chain(stray)
-    }
-
-    /// In-sync replicas: every live replica, for none holds data of its own that could lag.
-    pub fn isr<'a>(&'a self, partition: &'a PartitionImage) -> impl Iterator<Item = NodeId> + 'a {
-        self.replicas_of(partition).filter(|node| self.is_live(*node))
     }
 }

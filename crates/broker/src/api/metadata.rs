@@ -134,7 +134,7 @@ async fn auto_create(broker: &Arc<Broker>, names: Vec<TopicName>) -> Vec<(TopicN
 #[must_use]
 pub fn all_topics(image: &MetadataImage, listener: &str, node: NodeId) -> MetadataResponse {
     let request = MetadataRequest::default().with_topics(None);
-    View { node, image, listener, request: &request, doubtful: Doubtful::default() }.response(&Wanted::All, &[])
+    View::of(node, image, listener, &request, Doubtful::default()).response(&Wanted::All, &[])
 }
 
 /// What an answer is made from.
@@ -144,6 +144,8 @@ struct View<'a> {
     listener: &'a str,
     request: &'a MetadataRequest,
     doubtful: Doubtful,
+    /// The brokers that clients can turn to now, looked up for every partition.
+    reached: HashSet<NodeId>,
 }
 
 impl<'a> View<'a> {
@@ -154,7 +156,20 @@ impl<'a> View<'a> {
         request: &'a MetadataRequest,
     ) -> Self {
         let doubtful = broker.member.doubts.about(image);
-        Self { node: broker.config.node_id, image, listener: &context.connection.listener, request, doubtful }
+        Self::of(broker.config.node_id, image, &context.connection.listener, request, doubtful)
+    }
+
+    fn of(
+        node: NodeId,
+        image: &'a MetadataImage,
+        listener: &'a str,
+        request: &'a MetadataRequest,
+        doubtful: Doubtful,
+    ) -> Self {
+        let listens = |node: &metadata::NodeImage| node.endpoints.iter().any(|end| end.listener == listener);
+        let nodes = image.nodes.values().filter(|node| !node.fenced && listens(node)).map(|node| node.id);
+        let reached = nodes.filter(|node| !doubtful.contains(*node)).collect();
+        Self { node, image, listener, request, doubtful, reached }
     }
 
     fn response(&self, wanted: &Wanted, failed: &[(TopicName, ErrorCode)]) -> MetadataResponse {
@@ -232,18 +247,12 @@ impl<'a> View<'a> {
             .with_replica_nodes(replicas.all)
             .with_isr_nodes(replicas.in_sync)
             .with_offline_replicas(replicas.offline);
-        let leader = self.image.leader_or_none(partition);
-        let Some(leader) = leader.filter(|leader| !self.doubtful.contains(*leader)) else {
-            let code = ErrorCode::LeaderNotAvailable.code();
-            return response.with_error_code(code).with_leader_id(BrokerId(-1));
-        };
-        let node = self.image.nodes.get(&leader);
-        let is_reachable = node.is_some_and(|node| node.endpoints.iter().any(|end| end.listener == self.listener));
-        if !is_reachable {
-            let code = ErrorCode::ListenerNotFound.code();
-            return response.with_error_code(code).with_leader_id(BrokerId(-1));
+        if self.reached.contains(&partition.leader) {
+            return response.with_leader_id(BrokerId(partition.leader.0));
         }
-        response.with_leader_id(BrokerId(leader.0))
+        let leader = self.image.leader_or_none(partition).filter(|leader| !self.doubtful.contains(*leader));
+        let code = if leader.is_some() { ErrorCode::ListenerNotFound } else { ErrorCode::LeaderNotAvailable };
+        response.with_error_code(code.code()).with_leader_id(BrokerId(-1))
     }
 }
 
@@ -259,12 +268,15 @@ pub(super) struct Replicas {
 
 impl Replicas {
     pub(super) fn of(image: &MetadataImage, partition: &PartitionImage) -> Self {
-        let ids = |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|id| BrokerId(id.0)).collect();
-        Self {
-            all: ids(&mut image.replicas_of(partition)),
-            in_sync: ids(&mut image.isr(partition)),
-            offline: ids(&mut image.replicas_of(partition).filter(|id| !image.is_live(*id))),
+        let count = partition.replicas.len() + 1;
+        let mut replicas =
+            Self { all: Vec::with_capacity(count), in_sync: Vec::with_capacity(count), offline: Vec::new() };
+        for node in image.replicas_of(partition) {
+            let alike = if image.is_live(node) { &mut replicas.in_sync } else { &mut replicas.offline };
+            alike.push(BrokerId(node.0));
+            replicas.all.push(BrokerId(node.0));
         }
+        replicas
     }
 }
 
@@ -287,13 +299,7 @@ mod tests {
         let mut image = image(&[&[1, 2], &[2, 1]]);
         fence(&mut image, 1);
         let request = MetadataRequest::default();
-        let view = View {
-            node: NodeId(1),
-            image: &image,
-            listener: "PLAINTEXT",
-            request: &request,
-            doubtful: Doubtful::default(),
-        };
+        let view = View::of(NodeId(1), &image, "PLAINTEXT", &request, Doubtful::default());
         let topic = view.topic(image.topic("t").expect("there"));
         let ids = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
         let lost = &topic.partitions[0];
@@ -318,13 +324,7 @@ mod tests {
         let request = MetadataRequest::default();
         let doubts = Doubts::new(Arc::new(ManualClock::at(0)), Duration::from_secs(1));
         doubts.raise(NodeId(1), &image);
-        let view = View {
-            node: NodeId(1),
-            image: &image,
-            listener: "PLAINTEXT",
-            request: &request,
-            doubtful: doubts.about(&image),
-        };
+        let view = View::of(NodeId(1), &image, "PLAINTEXT", &request, doubts.about(&image));
         let topic = view.topic(image.topic("t").expect("there"));
         let [lost, other] = &*topic.partitions else { panic!("two partitions") };
         assert_eq!((lost.error_code, lost.leader_id.0), (ErrorCode::LeaderNotAvailable.code(), -1));
