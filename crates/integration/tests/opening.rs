@@ -90,9 +90,9 @@ fn write_busy(producer: &mut Producer, sequence: &mut i32, megabytes: i32) {
     }
 }
 
-fn backlog_bytes(broker: &Broker) -> u64 {
+fn metric(broker: &Broker, name: &str) -> u64 {
     let page = http::get(&broker.admin, "/metrics").expect("the admin port answers").body;
-    let value = page.lines().find_map(|line| line.strip_prefix("ottla_upload_backlog_bytes "));
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.expect("the page tells it").parse().expect("a number")
 }
 
@@ -113,7 +113,7 @@ fn every_partition_opens_while_the_store_is_down() {
     producer.produce_at("many", 50..PARTITIONS, 1, 1);
     write_busy(&mut producer, &mut busy, 140);
     wait_until(Duration::from_secs(120), "most of it is uploaded, so that the log has room for the outage", || {
-        backlog_bytes(&broker) < 8 << 20
+        metric(&broker, "ottla_upload_backlog_bytes") < 8 << 20
     })
     .expect("the store is there");
     s3.set(&Faults { unreachable_ms: 600_000, ..Faults::default() }).expect("it answers");
@@ -132,6 +132,11 @@ fn every_partition_opens_while_the_store_is_down() {
             answers.iter().all(|answer| answer.error_code != NOT_LEADER)
         })
         .unwrap_or_else(|error| panic!("{error:#}\n{}", broker.process.output()));
+        let served = u64::try_from(PARTITIONS).expect("some") + 1;
+        assert!(metric(&broker, "ottla_partition_openings") >= served, "`many` and `busy`");
+        assert!(metric(&broker, "ottla_wal_left_seconds") > 0);
+        // On the connection that was told to wait, a gap would be put down to that.
+        producer.connection = Connection::open(&broker.bootstrap).expect("it listens");
         eprintln!("kill to {PARTITIONS} partitions open: {:?}", SystemClock.boot() - killed);
         // What each has taken last is known to it as a duplicate, and nothing is left out unnoticed.
         for (partitions, taken) in [(0..50, 0), (50..100, 1), (100..PARTITIONS, 2)] {

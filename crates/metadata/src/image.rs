@@ -380,6 +380,20 @@ impl MetadataImage {
         partitions.filter(move |partition| partition.leader == node).map(|partition| partition.stream)
     }
 
+    /// Tails in sealed logs that `node` leads and that are not in objects yet.
+    #[must_use]
+    pub fn unretired_tails(&self, node: NodeId) -> usize {
+        let leads = |stream: &&StreamId| {
+            let partition = self.streams.get(*stream).and_then(|stream| self.partition_of(stream));
+            partition.is_some_and(|partition| partition.leader == node)
+        };
+        let sealed = self.wals.values().filter_map(|wal| match &wal.state {
+            WalState::Sealed { pending, .. } => Some(pending),
+            _ => None,
+        });
+        sealed.map(|pending| pending.keys().filter(leads).count()).sum()
+    }
+
     /// The newest version that every registered node reads: what may be written, in logs and on wires.
     #[must_use]
     pub fn least_version(&self) -> u32 {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Clock, NodeEpoch, NodeId, StreamId};
@@ -51,6 +52,7 @@ pub struct Balancing {
     /// Knows nothing while this node is not the active controller.
     balancer: Mutex<Balancer>,
     decisions: Mutex<VecDeque<String>>,
+    decided: AtomicU64,
 }
 
 /// Since when each life of a node is known here.
@@ -64,7 +66,16 @@ impl Balancing {
         peers: Peers,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { mode, controller, metadata, peers, clock, balancer: Mutex::new(fresh()), decisions: Mutex::default() }
+        Self {
+            mode,
+            controller,
+            metadata,
+            peers,
+            clock,
+            balancer: Mutex::new(fresh()),
+            decisions: Mutex::default(),
+            decided: AtomicU64::new(0),
+        }
     }
 
     /// Whether it acts.
@@ -87,6 +98,11 @@ impl Balancing {
     #[must_use]
     pub fn decisions(&self) -> Vec<String> {
         self.decisions.lock().iter().cloned().collect()
+    }
+
+    /// How many decisions there have been in this process.
+    pub(crate) fn decided(&self) -> u64 {
+        self.decided.load(Ordering::Relaxed)
     }
 
     /// Works while this node is the active controller.
@@ -153,6 +169,7 @@ impl Balancing {
         let verb = if self.mode == BalanceMode::On { "moves" } else { "would move" };
         let told = describe(image, one, verb);
         tracing::debug!("{told}");
+        self.decided.fetch_add(1, Ordering::Relaxed);
         let mut decisions = self.decisions.lock();
         if decisions.len() == DECISIONS_MAX {
             decisions.pop_front();

@@ -51,6 +51,7 @@ impl Collector for Page {
         topics(&mut encoder, &broker, &image)?;
         requests(&mut encoder, &broker)?;
         partitions(&mut encoder, &broker, &image)?;
+        unavailability(&mut encoder, &broker)?;
         cluster(&mut encoder, &broker, &image)?;
         budgets(&mut encoder, &broker)?;
         lives::encode(&mut encoder, &broker)
@@ -164,6 +165,27 @@ fn partitions(encoder: &mut DescriptorEncoder<'_>, broker: &Broker, image: &Meta
         }
     }
     Ok(())
+}
+
+/// What clients wait for here.
+fn unavailability(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> FmtResult {
+    let name = "ottla_partition_unavailable_seconds";
+    let help = "For how long a partition has not been served that this broker is to lead; absent while it is served";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (topic, index, time) in broker.partitions.unserved().into_iter().take(PARTITIONS_MAX) {
+        let index = index.to_string();
+        let labels = [("topic", topic.as_ref()), ("partition", index.as_str())];
+        family.encode_family(&labels)?.encode_gauge(&time.as_secs_f64())?;
+    }
+    let times = broker.partitions.opening_times();
+    let name = "ottla_partition_opening_milliseconds";
+    let help = "From the leadership of a partition to its service, since the start";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (quantile, value) in QUANTILE_LABELS.into_iter().zip(times.quantiles_ms(QUANTILES)) {
+        family.encode_family(&[("quantile", quantile)])?.encode_gauge(&value)?;
+    }
+    let count = usize::try_from(times.count()).unwrap_or(usize::MAX);
+    gauge(encoder, "ottla_partition_openings", "Partitions that this broker came to serve", count)
 }
 
 fn cluster(encoder: &mut DescriptorEncoder<'_>, broker: &Broker, image: &MetadataImage) -> FmtResult {

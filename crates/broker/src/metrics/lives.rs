@@ -10,6 +10,9 @@ use super::exposition::gauge;
 use crate::Broker;
 use crate::cluster::peer::Lane;
 
+/// Longer than this is as good as for ever.
+const LEFT_SECONDS_MAX: u64 = 30 * 24 * 3_600;
+
 /// Leases, fail-overs, moves, and how long the log lasts without its object store.
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> FmtResult {
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
@@ -17,6 +20,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> Fm
     let (fail_overs, done) = controller.fail_overs();
     let lease_ms = broker.lease.left().as_millis().min(u128::from(u32::MAX)) as usize;
     let wal_left = broker.wal.capacity().saturating_sub(broker.wal.used());
+    let image = broker.metadata.image();
     for (name, help, value) in [
         ("ottla_lease_left_milliseconds", "How long this broker may serve without another heartbeat", lease_ms),
         (
@@ -33,6 +37,16 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> Fm
         ("ottla_moves_in_flight", "Partitions being given away", moves.under_way.load(Ordering::Relaxed)),
         ("ottla_wal_left_bytes", "Bytes the log takes before it waits for uploads", count(wal_left)),
         (
+            "ottla_wal_left_seconds",
+            "How long the log lasts without uploads if as much is written as lately; 30 days stand for all that is longer",
+            count(wal_left_seconds(broker, wal_left)),
+        ),
+        (
+            "ottla_adoptions_in_flight",
+            "Tails of lost brokers' logs that this broker leads and has not uploaded yet",
+            image.unretired_tails(broker.config.node_id),
+        ),
+        (
             "ottla_move_blackout_max_microseconds",
             "Longest that a partition took no appends because it moved",
             count(moves.blackout_us_max.load(Ordering::Relaxed)),
@@ -48,6 +62,11 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> Fm
             "Partitions that should have been given away and stayed",
             moves.failed.load(Ordering::Relaxed),
         ),
+        (
+            "ottla_balancer_decisions",
+            "Partitions that this node's balancer decided to move, done or only told",
+            broker.member.balancing.decided(),
+        ),
         ("ottla_moved_tail_bytes", "Bytes of tails sent to other brokers", moves.tail_bytes.load(Ordering::Relaxed)),
         (
             "ottla_peer_bytes",
@@ -60,4 +79,12 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, broker: &Broker) -> Fm
             .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
     }
     Ok(())
+}
+
+/// At the rate of the last looks at these metrics.
+fn wal_left_seconds(broker: &Broker, left: u64) -> u64 {
+    let written = broker.wal.durable().get().0;
+    let rate = broker.metrics.log_growth.look(broker.clock.boot(), written).unwrap_or(0.0);
+    // A float beyond what fits becomes the greatest that does.
+    ((left as f64 / rate.max(f64::MIN_POSITIVE)) as u64).min(LEFT_SECONDS_MAX)
 }

@@ -2,6 +2,7 @@
 //! makes of Kafka's MBeans). Counting is a few relaxed additions; everything else happens when somebody looks.
 
 mod exposition;
+mod growth;
 mod latency;
 mod lives;
 
@@ -14,6 +15,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 pub use exposition::render;
+use growth::Growth;
 pub use latency::Latency;
 
 /// Topics that are counted one by one; those beyond count in the totals alone.
@@ -84,6 +86,8 @@ pub struct Metrics {
     /// All topics together.
     pub all_topics: TopicMetrics,
     topics: RwLock<HashMap<Uuid, Arc<TopicMetrics>>>,
+    /// How fast the log is written.
+    log_growth: Growth,
 }
 
 impl Default for Metrics {
@@ -92,6 +96,7 @@ impl Default for Metrics {
             requests: (0..KEYS_MAX).map(|_| RequestMetrics::default()).collect(),
             all_topics: TopicMetrics::default(),
             topics: RwLock::default(),
+            log_growth: Growth::default(),
         }
     }
 }

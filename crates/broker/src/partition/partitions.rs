@@ -22,6 +22,7 @@ use super::{Environment, Partition, Topic, opener, retention};
 use crate::cluster::Lease;
 use crate::cluster::adopter::Adopter;
 use crate::config::{BrokerConfig, Layers, TopicConfig};
+use crate::metrics::Latency;
 
 /// How long an answer to CreateTopics waits for the new partitions to be open.
 const OPEN_WAIT: Duration = Duration::from_secs(1);
@@ -89,8 +90,8 @@ impl LookupError {
 enum Slot {
     /// Another node leads it.
     Elsewhere,
-    /// Is being opened.
-    Opening,
+    /// Is being opened, since that boot time.
+    Opening(Duration),
     /// Open.
     Open(Arc<Partition>),
 }
@@ -119,6 +120,8 @@ pub(crate) struct Inner {
     changes: watch::Sender<u64>,
     /// Whether everything that this node led at its start was tried to be opened.
     started: watch::Sender<bool>,
+    /// From the leadership to the service.
+    opening_times: Latency,
 }
 
 impl Partitions {
@@ -145,6 +148,7 @@ impl Partitions {
             openings_added: Notify::new(),
             changes: watch::Sender::new(0),
             started: watch::Sender::new(false),
+            opening_times: Latency::default(),
             parts,
         });
         let partitions = Self { inner };
@@ -161,7 +165,7 @@ impl Partitions {
         let topics = self.inner.topics.read();
         match topics.get(&topic)?.slots.get(usize::try_from(index).ok()?)? {
             Slot::Open(partition) => Some(Arc::clone(partition)),
-            Slot::Elsewhere | Slot::Opening => None,
+            Slot::Elsewhere | Slot::Opening(_) => None,
         }
     }
 
@@ -197,6 +201,25 @@ impl Partitions {
         let slots = topics.values().flat_map(|topic| &topic.slots);
         let open = slots.filter_map(|slot| if let Slot::Open(partition) = slot { Some(partition) } else { None });
         open.cloned().collect()
+    }
+
+    /// What this broker is to lead and does not serve: topic, partition, and for how long that has been so.
+    #[must_use]
+    pub fn unserved(&self) -> Vec<(Arc<str>, usize, Duration)> {
+        let now = self.inner.parts.clock.boot();
+        let topics = self.inner.topics.read();
+        let slots = topics.values().flat_map(|topic| topic.slots.iter().enumerate().map(move |slot| (topic, slot)));
+        let unserved = slots.filter_map(|(topic, (index, slot))| match slot {
+            Slot::Opening(since) => Some((Arc::clone(&topic.topic.name), index, now.saturating_sub(*since))),
+            _ => None,
+        });
+        unserved.collect()
+    }
+
+    /// How long partitions were not served that came to this broker.
+    #[must_use]
+    pub fn opening_times(&self) -> &Latency {
+        &self.inner.opening_times
     }
 
     /// The open partitions by their streams.
@@ -343,10 +366,10 @@ impl Inner {
                     }
                     lost = true;
                 }
-                Slot::Opening if !ours => {}
+                Slot::Opening(_) if !ours => {}
                 _ => continue,
             }
-            slots[index] = if ours { Slot::Opening } else { Slot::Elsewhere };
+            slots[index] = if ours { Slot::Opening(self.parts.clock.boot()) } else { Slot::Elsewhere };
             if ours {
                 let index = i32::try_from(index).expect("a topic has far fewer partitions");
                 let opening = Opening { topic: Arc::clone(shared), index, stream: partition.stream, failures: 0 };
@@ -382,7 +405,12 @@ impl Inner {
             let mut topics = self.topics.write();
             let slots = topics.get_mut(&partition.topic_id()).map(|topic| &mut topic.slots);
             match slots.and_then(|slots| slots.get_mut(index)) {
-                Some(slot @ Slot::Opening) => *slot = Slot::Open(partition),
+                Some(slot @ Slot::Opening(_)) => {
+                    if let Slot::Opening(since) = *slot {
+                        self.opening_times.record(self.parts.clock.boot().saturating_sub(since));
+                    }
+                    *slot = Slot::Open(partition);
+                }
                 _ => self.close(&partition),
             }
         }
@@ -394,7 +422,7 @@ impl Inner {
         let topics = self.topics.read();
         let slots = topics.get(&opening.topic.id).map(|topic| &topic.slots);
         let slot = slots.and_then(|slots| slots.get(usize::try_from(opening.index).ok()?));
-        matches!(slot, Some(Slot::Opening))
+        matches!(slot, Some(Slot::Opening(_)))
     }
 
     pub(crate) fn tried_all(&self) {
