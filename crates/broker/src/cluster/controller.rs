@@ -162,12 +162,21 @@ impl Controller {
         }
     }
 
+    /// Up to where metadata was committed when this node began to lead, once the quorum has confirmed it and it is applied here. A
+    /// quorum that does not answer now may do so later, and until another one leads nobody else grants leases.
+    async fn confirmed(&self) -> Option<LogIndex> {
+        while self.raft.is_leader() {
+            match self.confirmations.confirm(&self.raft).await {
+                Some(committed) if self.metadata.wait_applied(committed).await => return Some(committed),
+                _ => tokio::time::sleep(LOOK_INTERVAL).await,
+            }
+        }
+        None
+    }
+
     /// Returns when this node does not lead any more.
     async fn lead(&self) {
-        let Some(committed) = self.confirmations.confirm(&self.raft).await else { return };
-        if !self.metadata.wait_applied(committed).await {
-            return;
-        }
+        let Some(committed) = self.confirmed().await else { return };
         let mut sessions = Sessions::new(self.lease, self.patience);
         sessions.sync(self.live(), self.clock.boot());
         std::mem::take(&mut *self.missed.lock()).into_iter().for_each(|node| sessions.suspect(node));
@@ -239,3 +248,6 @@ impl Confirmations {
         Some(committed)
     }
 }
+
+#[cfg(test)]
+mod tests;
