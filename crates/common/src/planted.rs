@@ -28,6 +28,8 @@ pub enum Bug {
     CountVoidEpochs,
     /// Who seals a log does not wait for metadata to be current.
     SealWithoutCatchingUp,
+    /// A controller has logs sealed without knowing whether it still leads.
+    SealUnconfirmed,
     /// A partition opens without what its records say of producers.
     ForgetProducers,
     /// A broker serves without a lease.
@@ -42,7 +44,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeFsync,
         Self::AckAfterFailedFsync,
         Self::SkipSealCheck,
@@ -54,6 +56,7 @@ impl Bug {
         Self::SkipEpochCheck,
         Self::CountVoidEpochs,
         Self::SealWithoutCatchingUp,
+        Self::SealUnconfirmed,
         Self::ForgetProducers,
         Self::ServeWithoutLease,
         Self::ReadUndurable,

@@ -97,6 +97,8 @@ pub struct Nemesis {
     wanted: BTreeSet<NodeId>,
     /// Since when those of them do not.
     down: BTreeMap<NodeId, Duration>,
+    /// Hosts on which nothing goes on: what else is done to the network must not let them be heard.
+    frozen: BTreeSet<String>,
 }
 
 /// A process that ended is started again so much later.
@@ -169,6 +171,29 @@ impl Draw {
         }
     }
 
+    /// Some partition is to be led by `node`.
+    fn shift(&self, node: NodeId) -> Action {
+        let partition = u32::try_from(self.random.below(u64::from(self.partitions))).unwrap_or(0);
+        Action::Order(Order::Move(partition, node))
+    }
+
+    /// While a partition is moved, some message between two nodes gets lost, so that somebody does not know what became of it; and
+    /// at times one of the two does not live to hear.
+    fn shift_and_cut(&self, node: NodeId, at: Duration, until: Duration) -> Vec<(Duration, Action)> {
+        let others: Vec<NodeId> = (1..=self.nodes).map(NodeId).filter(|other| *other != node).collect();
+        let other = *self.one_of(&others);
+        let (from, to) = if self.random.below(2) == 0 { (node, other) } else { (other, node) };
+        let since = at + self.millis(20, 400);
+        let mut actions = cut(&[host(from)], &[host(to)], since, since + (until - at));
+        actions.push((at, self.shift(node)));
+        if self.random.below(2) == 0 {
+            let dies = since + self.millis(20, 2_500);
+            let victim = *self.one_of(&[from, to]);
+            actions.extend([(dies, Action::Kill(victim)), (dies + (until - at), Action::Start(victim))]);
+        }
+        actions
+    }
+
     /// One fault, from `at` until it is over.
     fn fault(&mut self, at: Duration) {
         let node = self.node();
@@ -178,7 +203,7 @@ impl Draw {
         let other = self.one_of(&hosts).clone();
         let name = host(node);
         let both = |first: Action, then: Action| vec![(at, first), (until, then)];
-        let actions = match self.random.below(22) {
+        let actions = match self.random.below(25) {
             0 | 1 | 2 => self.death(node, Action::Kill(node), at, until),
             3 | 4 => self.death(node, Action::CutPower(node), at, until),
             5 => both(Action::Stop(node), Action::Start(node)),
@@ -206,11 +231,9 @@ impl Draw {
                 let lose = |permille| Action::Lose(name.clone(), other.clone(), permille);
                 both(lose(permille), lose(0))
             }
-            19 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
-            _ => {
-                let partition = u32::try_from(self.random.below(u64::from(self.partitions))).unwrap_or(0);
-                vec![(at, Action::Order(Order::Move(partition, node)))]
-            }
+            19 | 20 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
+            21 | 22 => vec![(at, self.shift(node))],
+            _ => self.shift_and_cut(node, at, until),
         };
         self.actions.extend(actions);
     }
@@ -239,8 +262,8 @@ impl Nemesis {
             at = if together { at + draw.millis(0, 300) } else { draw.millis(100, length_ms) };
             draw.fault(at);
         }
-        if draw.random.below(6) == 0 {
-            let (node, percent) = (draw.node(), *draw.one_of(&[25, 50, 200, 400]));
+        if draw.random.below(5) == 0 {
+            let (node, percent) = (draw.node(), *draw.one_of(&[20, 400, 600, 1000]));
             let at = draw.millis(100, length_ms / 2);
             draw.actions.extend([(at, Action::Pace(node, percent))]);
         }
@@ -259,6 +282,7 @@ impl Nemesis {
             faults,
             wanted: (1..=nodes).map(NodeId).collect(),
             down: BTreeMap::new(),
+            frozen: BTreeSet::new(),
         }
     }
 
@@ -273,6 +297,7 @@ impl Nemesis {
     /// Mends everything, and gives up what was still to come.
     pub fn heal(&mut self, sim: &mut Sim<'_>, world: &World) {
         self.actions.clear();
+        self.frozen.clear();
         let hosts: Vec<String> = world.node_ids().map(host).chain(CLIENT_HOSTS.map(str::to_owned)).collect();
         for (index, a) in hosts.iter().enumerate() {
             for b in &hosts[..index] {
@@ -330,16 +355,20 @@ impl Nemesis {
             }
             Action::Start(node) => drop(self.wanted.insert(*node)),
             Action::Freeze(node) => {
+                self.frozen.insert(host(*node));
                 world.node(*node).disk.set_frozen(true);
                 world.node(*node).clocks.freeze();
                 each_other(world, *node, |other| sim.hold(host(*node), other));
             }
             Action::Thaw(node) => {
+                self.frozen.remove(&host(*node));
                 world.node(*node).clocks.thaw();
                 world.node(*node).disk.set_frozen(false);
                 each_other(world, *node, |other| sim.release(host(*node), other));
             }
             Action::Cut(from, to) => sim.partition_oneway(from.as_str(), to.as_str()),
+            // The thaw does it.
+            Action::Mend(a, b) | Action::Release(a, b) if self.frozen.contains(a) || self.frozen.contains(b) => {}
             Action::Mend(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
             Action::Hold(a, b) => sim.hold(a.as_str(), b.as_str()),
             Action::Release(a, b) => sim.release(a.as_str(), b.as_str()),

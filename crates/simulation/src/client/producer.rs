@@ -258,7 +258,8 @@ impl Producer {
         self.world().judge.produced(self.partition, number, first..first + count, outcome);
         self.world().acknowledged(self.lane, sent);
         self.waiting.remove(at);
-        self.known = true;
+        // One behind a refused one may have been taken because nothing was known.
+        self.known |= at == 0;
         self.stuck = self.waiting.front().map(|batch| batch.sent);
         Ok(())
     }
