@@ -2,7 +2,7 @@
 //!
 //! Steps, and what a crash of this process leaves at each: 1 upload (nothing changed) → 2 reserve epochs (void as soon as anybody
 //! else opens the streams) → 3 park, drain → 4 hand the tails over (the target has records of an epoch nobody was granted) →
-//! 5 commit (the target leads). Whatever fails before 5 is cancelled in metadata before a stream is resumed: a commit that is
+//! 5 read no more, commit (the target leads). Whatever fails before 5 is cancelled in metadata before a stream is resumed: a commit that is
 //! still under way must not be granted afterwards.
 
 use std::collections::BTreeMap;
@@ -174,6 +174,9 @@ impl Mover {
                 Vec::new()
             }
         };
+        for (partition, _) in reserved.iter().filter(|(partition, _)| is_taken(&taken, partition)) {
+            partition.leave();
+        }
         let commit = Command::CommitMove { source: self.life, target, streams: taken.clone() };
         let committed = match taken.is_empty() {
             true => Vec::new(),
@@ -261,4 +264,8 @@ impl Mover {
         }
         went
     }
+}
+
+fn is_taken(taken: &[(StreamId, StreamEpoch)], partition: &Partition) -> bool {
+    taken.iter().any(|(stream, _)| *stream == partition.stream().id())
 }

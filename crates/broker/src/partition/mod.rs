@@ -143,10 +143,11 @@ impl Partition {
         self.state.lock().closed
     }
 
-    /// Whether this broker may answer for it now: it leads it, and has a lease.
+    /// Whether this broker may answer for it now: it leads it for certain, and has a lease.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.environment.lease.is_valid() && !self.is_closed()
+        let state = self.state.lock();
+        self.environment.lease.is_valid() && !state.closed && !state.leaving
     }
 
     /// Judges the leader epoch that a client believes in: -1 is no belief.
@@ -194,10 +195,18 @@ impl Partition {
         self.stream.park();
     }
 
+    /// From now on metadata may give it to its new leader at any moment, and that one may append: whatever is told here could
+    /// be behind what clients know already. The lease does not guard that, for this broker lives. Until [`Self::resume`] or
+    /// [`Self::close`].
+    pub(crate) fn leave(&self) {
+        self.state.lock().leaving = true;
+    }
+
     /// The partition stays.
     pub(crate) fn resume(&self) {
         self.stream.resume();
-        self.state.lock().parked = false;
+        let mut state = self.state.lock();
+        (state.parked, state.leaving) = (false, false);
     }
 
     /// What the coordinator that owns this partition's records has put into its newest checkpoint, here or before the

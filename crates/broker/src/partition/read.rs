@@ -125,8 +125,9 @@ impl Partition {
     fn bounds(&self, from: Offset, isolation: Isolation) -> Result<Bounds, ReadError> {
         let durable = self.environment.durable.get();
         let mut state = self.state.lock();
+        let is_led = !state.closed && !state.leaving && self.environment.lease.is_valid();
         // Behind a log that failed nothing will ever be readable: whoever waited for more would ask again at once, and so on.
-        if state.closed || !self.environment.lease.is_valid() || self.environment.durable.is_failed() {
+        if !is_led || self.environment.durable.is_failed() {
             return Err(ReadError::NotLeader);
         }
         let (log_start, log_end) = (Offset(state.log_start), Offset(state.log_end));

@@ -32,6 +32,8 @@ pub(crate) struct PartitionState {
     pub(crate) coordinator: Option<(Offset, Bytes)>,
     /// Being moved to another broker: nothing is appended meanwhile.
     pub(crate) parked: bool,
+    /// Metadata was asked to give it to another broker, and this one does not know yet whether it did: nothing is read either.
+    pub(crate) leaving: bool,
     /// Set once this broker ceased to lead: nothing is appended or read any more.
     pub(crate) closed: bool,
 }
@@ -50,6 +52,7 @@ impl PartitionState {
             bytes_since_checkpoint: 0,
             coordinator: coordinator.map(|blob| (Offset(offset), blob)),
             parked: false,
+            leaving: false,
             closed: false,
         }
     }

@@ -85,3 +85,20 @@ async fn any_of_many_partitions_wakes_and_a_dropped_wait_leaves_all() {
     tokio::time::timeout(Duration::from_secs(10), woken).await.expect("woken");
     assert_eq!(first.state.lock().waiters.len(), 0);
 }
+
+/// From the moment that metadata may have given it away on, whatever is told of it could be behind what its new leader told.
+#[tokio::test]
+async fn a_partition_that_may_be_gone_tells_nothing_until_that_is_known() {
+    let rig = Rig::durable();
+    let partition = rig.open().await;
+    accepted(&partition, &plain(3));
+    let read = || partition.read_cached(Offset(0), 1 << 20, Isolation::ReadUncommitted, true).map(|_| ());
+    partition.park();
+    assert_eq!((read().is_ok(), partition.is_serving()), (true, true), "parked, it is still this broker's");
+    partition.leave();
+    assert!(matches!(read(), Err(ReadError::NotLeader)));
+    assert!(!partition.is_serving());
+    partition.resume();
+    assert_eq!((read().is_ok(), partition.is_serving()), (true, true));
+    accepted(&partition, &plain(1));
+}
