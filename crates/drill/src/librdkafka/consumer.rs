@@ -81,8 +81,11 @@ impl Member for GroupMember {
                 Some(Err(error)) => told.ledger.error(code(&error)),
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    told.ledger.polled(told.number, partition as u32, offset as u64);
-                    told.positions.lock().entry(partition).or_default().next = offset + 1;
+                    if told.advance(partition, offset) {
+                        told.ledger.polled(told.number, partition as u32, offset as u64);
+                    } else {
+                        told.ledger.error(LAST_ONCE_MORE.to_owned());
+                    }
                 }
             }
             patience = Duration::ZERO;
@@ -112,6 +115,9 @@ impl Member for GroupMember {
     }
 }
 
+/// How that is told among the errors of clients.
+const LAST_ONCE_MORE: &str = "poll: the last record once more";
+
 #[derive(Debug, Default, Clone, Copy)]
 struct Position {
     next: i64,
@@ -123,6 +129,19 @@ struct Told {
     ledger: Arc<Ledger>,
     number: u32,
     positions: Mutex<BTreeMap<i32, Position>>,
+}
+
+impl Told {
+    /// Notes a record; `false` if it is the one that was noted last. When a rebalance begins librdkafka pauses where it has noted
+    /// that the application is (`rd_kafka_toppar_pause_resume`), and a record that another thread hands out at that moment
+    /// comes again: its own doing, and no broker's, for what lies below a fetch's offset it drops.
+    fn advance(&self, partition: i32, offset: i64) -> bool {
+        let mut positions = self.positions.lock();
+        let position = positions.entry(partition).or_default();
+        let is_new = position.next != offset + 1;
+        position.next = offset + 1;
+        is_new
+    }
 }
 
 impl ClientContext for Told {
