@@ -58,10 +58,6 @@ pub struct Producer {
     resolve: Duration,
     /// Hears all answers that are under way before it sends again.
     patient: bool,
-    /// Something was acknowledged since it began.
-    known: bool,
-    /// What it waits for cannot be appended any more.
-    hopeless: bool,
 }
 
 /// The producer of a lane.
@@ -90,8 +86,6 @@ impl Producer {
             stuck: None,
             resolve: Duration::from_secs(resolve),
             patient: random.below(2) == 0,
-            known: false,
-            hopeless: false,
             random,
         }
     }
@@ -131,7 +125,7 @@ impl Producer {
     fn give_up_in_time(&mut self) {
         let now = self.world().trace.now();
         let tired = self.stuck.is_some_and(|since| now.saturating_sub(since) >= self.resolve) && self.is_writing();
-        if tired || self.hopeless {
+        if tired {
             for batch in std::mem::take(&mut self.waiting) {
                 let values = batch.first..batch.first + batch.count;
                 self.world().judge.produced(self.partition, self.number(), values, Outcome::Unknown);
@@ -139,7 +133,6 @@ impl Producer {
             let bumped = self.id.filter(|_| self.random.below(2) == 0).map(|(id, epoch)| (id, epoch + 1));
             self.router.trace(&format!("gave up, begins anew as {bumped:?}"));
             (self.id, self.next, self.stuck) = (bumped, 0, None);
-            (self.known, self.hopeless) = (false, false);
             self.lives += 1;
         }
     }
@@ -248,7 +241,7 @@ impl Producer {
             Some(ErrorCode::DuplicateSequenceNumber) => None,
             error => {
                 let what = format!("values {first}+{count} of producer {}: {error:?}", self.number());
-                self.judge_refusal(at, error, &what);
+                self.judge_refusal(error, &what);
                 bail!("{what}");
             }
         };
@@ -258,25 +251,15 @@ impl Producer {
         self.world().judge.produced(self.partition, number, first..first + count, outcome);
         self.world().acknowledged(self.lane, sent);
         self.waiting.remove(at);
-        // One behind a refused one may have been taken because nothing was known.
-        self.known |= at == 0;
         self.stuck = self.waiting.front().map(|batch| batch.sent);
         Ok(())
     }
 
-    /// Whether a batch may be refused so.
-    fn judge_refusal(&mut self, at: usize, error: Option<ErrorCode>, what: &str) {
-        match error {
-            // What stands before it was refused as well.
-            Some(ErrorCode::OutOfOrderSequenceNumber) if at > 0 => {}
-            // A producer that is not known may begin with any sequence, so that its second batch may be taken by a leader that
-            // was none yet when it refused the first. So it is with Kafka.
-            Some(ErrorCode::OutOfOrderSequenceNumber) if !self.known => self.hopeless = true,
-            // All before it were acknowledged, so that a sequence out of order is one that was forgotten.
-            error if !error.is_some_and(ErrorCode::retriable) => {
-                self.world().judge.complain(format!("partition {}, {what}", self.partition));
-            }
-            _ => {}
+    /// Whether a batch may be refused so. Not for its sequence: all before it were acknowledged, so that it was forgotten, or
+    /// one was refused, and then so is this (rule no-gap-of-our-own of the broker).
+    fn judge_refusal(&self, error: Option<ErrorCode>, what: &str) {
+        if !error.is_some_and(ErrorCode::retriable) {
+            self.world().judge.complain(format!("partition {}, {what}", self.partition));
         }
     }
 }
