@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use common::budget::{ByteBudget, ByteLease};
 use common::{Lsn, StreamEpoch, StreamId};
 use wal::{AppendError, RecordKind, RecordMeta, RecordRef, WalFailed};
 
@@ -18,14 +20,14 @@ use crate::{Stream, StreamStore};
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// Too much is not uploaded yet.
-    #[error("{bytes} bytes of stream {stream} are not uploaded yet, more than the {limit} that a move takes along")]
+    #[error("{bytes} bytes of stream {stream} are not uploaded yet, and {left} is left of what a move takes along")]
     TooLarge {
         /// The stream.
         stream: StreamId,
         /// What it has.
-        bytes: usize,
-        /// What was allowed.
-        limit: usize,
+        bytes: u64,
+        /// What the budget had left.
+        left: u64,
     },
     /// It cannot be read.
     #[error(transparent)]
@@ -70,13 +72,17 @@ impl Stream {
     }
 
     /// Waits until all records are durable, and gives those that no object holds, with the newest checkpoint if it is
-    /// among them. At most `bytes_max` encoded bytes. The stream must be parked.
-    pub async fn export_tail(&self, bytes_max: usize) -> Result<HandOver, ExportError> {
+    /// among them. What it takes, in memory and encoded, is leased from `budget` before anything is read. The stream must be
+    /// parked.
+    pub async fn export_tail(&self, budget: &ByteBudget) -> Result<(HandOver, ByteLease), ExportError> {
         let (entries, checkpoint) = self.state.lock().tail.un_uploaded();
-        let bytes = entries.iter().map(|entry| entry.len as usize + size_of::<HandOverRecord>()).sum::<usize>();
-        if bytes > bytes_max {
-            return Err(ExportError::TooLarge { stream: self.id(), bytes, limit: bytes_max });
-        }
+        let lens = entries.iter().map(|entry| entry.len).chain(checkpoint.iter().map(|checkpoint| checkpoint.len));
+        let bytes = size_of::<HandOver>() + lens.map(|len| len as usize + size_of::<HandOverRecord>()).sum::<usize>();
+        let bytes = bytes as u64;
+        let lease = budget.try_take_below(bytes, budget.limit()).ok_or_else(|| {
+            let left = budget.limit().saturating_sub(budget.used());
+            ExportError::TooLarge { stream: self.id(), bytes, left }
+        })?;
         let ends = entries.iter().filter_map(TailEntry::own_end);
         let newest = ends.chain(checkpoint.iter().filter_map(CheckpointEntry::own_end)).max();
         if let Some(newest) = newest {
@@ -99,7 +105,7 @@ impl Stream {
         if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.offset == self.next_offset()) {
             records.push(self.export_checkpoint(&checkpoint).await?);
         }
-        Ok(HandOver { stream: self.id(), records })
+        Ok((HandOver { stream: self.id(), records }, lease))
     }
 
     async fn export_checkpoint(&self, checkpoint: &CheckpointEntry) -> Result<HandOverRecord, FetchError> {
@@ -115,14 +121,15 @@ impl Stream {
 }
 
 impl Core {
-    /// A payload in the log, from memory or through the cache.
-    async fn payload(&self, block: &Arc<wal::Block>, position: u32, len: u32) -> Result<bytes::Bytes, FetchError> {
-        let bytes = match block.bytes() {
-            Some(bytes) => Ok(bytes),
-            None => self.block_cache.log_block(self.wal.as_ref(), block).await,
-        };
+    /// A payload in the log, from memory or through the cache; there as a copy, for a slice would keep its whole block after
+    /// the cache has given that up.
+    async fn payload(&self, block: &Arc<wal::Block>, position: u32, len: u32) -> Result<Bytes, FetchError> {
+        if let Some(bytes) = block.bytes() {
+            return slice(&bytes, position, len);
+        }
+        let bytes = self.block_cache.log_block(self.wal.as_ref(), block).await;
         let bytes = bytes.map_err(|error| FetchError::Unavailable(error.to_string()))?;
-        slice(&bytes, position, len)
+        Ok(Bytes::copy_from_slice(&slice(&bytes, position, len)?))
     }
 
     /// Appends a record that was handed over.

@@ -5,11 +5,12 @@
 //! 5 read no more, commit (the target leads). Whatever fails before 5 is cancelled in metadata before a stream is resumed: a commit that is
 //! still under way must not be granted afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::budget::ByteBudget;
 use common::planted::{self, Bug};
 use common::{Clock, NodeEpoch, NodeId, StreamEpoch, StreamId};
 use futures::StreamExt as _;
@@ -24,8 +25,8 @@ use crate::partition::{Partition, Partitions};
 
 /// Partitions that are parked at the same time.
 const BATCH: usize = 256;
-/// Encoded bytes of tails in one hand-over: well below what a frame holds.
-const TAIL_BYTES_MAX: usize = 16 << 20;
+/// Bytes of tails in one hand-over, all that is read from the log for it: well below what a frame holds.
+const TAIL_BYTES_MAX: u64 = 16 << 20;
 /// Tails that are read from the log side by side.
 const EXPORTS_AT_ONCE: usize = 8;
 /// How long uploading before the move may take; what is not uploaded by then is handed over.
@@ -171,13 +172,14 @@ impl Mover {
             Ok(taken) => taken,
             Err(reason) => {
                 tracing::warn!(target = %target.0, reason, "a hand-over was not taken");
-                Vec::new()
+                BTreeMap::new()
             }
         };
-        for (partition, _) in reserved.iter().filter(|(partition, _)| is_taken(&taken, partition)) {
+        for (partition, _) in reserved.iter().filter(|(partition, _)| taken.contains_key(&partition.stream().id())) {
             partition.leave();
         }
-        let commit = Command::CommitMove { source: self.life, target, streams: taken.clone() };
+        let streams = taken.iter().map(|(stream, epoch)| (*stream, *epoch)).collect();
+        let commit = Command::CommitMove { source: self.life, target, streams };
         let committed = match taken.is_empty() {
             true => Vec::new(),
             false => match self.member.metadata.submit(commit).await {
@@ -189,8 +191,8 @@ impl Mover {
                 }
             },
         };
-        let gone: Vec<StreamId> =
-            taken.iter().zip(committed).filter_map(|((stream, _), done)| done.then_some(*stream)).collect();
+        let gone: BTreeSet<StreamId> =
+            taken.into_keys().zip(committed).filter_map(|(stream, done)| done.then_some(stream)).collect();
         let (moved, left): (Vec<_>, Vec<_>) =
             reserved.iter().cloned().partition(|(partition, _)| gone.contains(&partition.stream().id()));
         moved.iter().for_each(|(partition, _)| partition.close());
@@ -203,23 +205,19 @@ impl Mover {
         target: (NodeId, NodeEpoch),
         address: &str,
         reserved: &[(Arc<Partition>, StreamEpoch)],
-    ) -> Result<Vec<(StreamId, StreamEpoch)>, String> {
-        let mut left = TAIL_BYTES_MAX;
-        let (mut entries, mut taken) = (Vec::new(), Vec::new());
-        let exports = reserved.iter().map(|(partition, _)| partition.stream().export_tail(TAIL_BYTES_MAX));
+    ) -> Result<BTreeMap<StreamId, StreamEpoch>, String> {
+        let budget = ByteBudget::new(TAIL_BYTES_MAX);
+        let (mut entries, mut leases, mut taken) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let exports = reserved.iter().map(|(partition, _)| partition.stream().export_tail(&budget));
         let mut exports = futures::stream::iter(exports.collect::<Vec<_>>()).buffered(EXPORTS_AT_ONCE);
         for (partition, epoch) in reserved {
             let Some(tail) = exports.next().await else { break };
             match tail {
-                Ok(tail) if tail.encoded_bytes() <= left => {
-                    left -= tail.encoded_bytes();
+                Ok((tail, lease)) => {
                     entries.push(HandOverEntry { epoch: epoch.0, tail: tail.encode() });
-                    taken.push((tail.stream, *epoch));
+                    leases.push(lease);
+                    taken.insert(tail.stream, *epoch);
                 }
-                Ok(_) => tracing::warn!(
-                    ?partition,
-                    "the partition stays: what is handed over with others is too much already"
-                ),
                 Err(error) => tracing::warn!(?partition, %error, "the partition stays"),
             }
         }
@@ -228,7 +226,9 @@ impl Mover {
         self.counters.tail_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         let asked = self.member.peers.call(address, Lane::Bulk, Kind::HandOver, body, HAND_OVER_DEADLINE).await;
         let refused = decode::<HandOverAnswer>(asked.map_err(|error| error.to_string())??)?.refused;
-        taken.retain(|(stream, _)| !refused.contains(&stream.0));
+        for stream in refused {
+            taken.remove(&StreamId(stream));
+        }
         Ok(taken)
     }
 
@@ -264,8 +264,4 @@ impl Mover {
         }
         went
     }
-}
-
-fn is_taken(taken: &[(StreamId, StreamEpoch)], partition: &Partition) -> bool {
-    taken.iter().any(|(stream, _)| *stream == partition.stream().id())
 }

@@ -21,6 +21,8 @@ const VERSION: u32 = 1;
 const PREFIX_BYTES: usize = 16;
 const HEADER_BYTES: usize = 32;
 const RECORD_BYTES: usize = 56;
+// Whoever leases the memory of a hand-over has leased the bytes on the wire.
+const _: () = assert!(size_of::<HandOver>() >= HEADER_BYTES && size_of::<HandOverRecord>() >= RECORD_BYTES);
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +52,7 @@ pub struct HandOverRecord {
 
 impl HandOver {
     /// Bytes that [`encode`](Self::encode) gives.
-    #[must_use]
-    pub fn encoded_bytes(&self) -> usize {
+    fn encoded_bytes(&self) -> usize {
         HEADER_BYTES + self.records.iter().map(|record| RECORD_BYTES + record.payload.len()).sum::<usize>()
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::budget::ByteBudget;
 use common::store::{FaultPlan, Faults, Layered};
 use wal::{AppendError, SealedLog, WriteAheadLog};
 
@@ -221,7 +222,7 @@ async fn a_stream_that_comes_back_longer_is_read_whole() {
 
 async fn hand_over(from: &Stream) -> HandOver {
     from.park();
-    let hand_over = from.export_tail(1 << 20).await.expect("exports");
+    let (hand_over, _lease) = from.export_tail(&ByteBudget::new(1 << 20)).await.expect("exports");
     HandOver::decode(hand_over.encode()).expect("as encoded")
 }
 
@@ -300,14 +301,47 @@ async fn objects_shared_with_a_stream_that_moved_are_rewritten_by_both_owners_an
 }
 
 #[tokio::test]
+async fn tails_that_are_exported_side_by_side_share_one_budget() {
+    let one = rig();
+    let streams = [open(&one, 1), open(&one, 2)];
+    for stream in &streams {
+        append(stream, 1, &[b'x'; 100]);
+        stream.append_checkpoint(offset(1), &[b'c'; 100]).expect("appends");
+        stream.park();
+    }
+    let budget = ByteBudget::new(700);
+    let (first, second) = futures::join!(streams[0].export_tail(&budget), streams[1].export_tail(&budget));
+    let (tail, lease) = first.expect("exports");
+    assert!(tail.encode().len() as u64 <= budget.used(), "the checkpoint counts, and what stands around records");
+    assert!(matches!(second, Err(ExportError::TooLarge { stream: StreamId(2), .. })));
+    drop(lease);
+    streams[1].export_tail(&budget).await.expect("there is room again");
+}
+
+/// Or tails of a few MiB, of which each block of a large log holds a little, would keep all of that log in memory.
+#[tokio::test]
+async fn a_tail_read_from_the_log_holds_no_blocks() {
+    let one = Rig::new(MemoryLog::new(1 << 20, 700, true), Settings { log_cache_bytes: 1, ..settings() });
+    let stream = open(&one, 1);
+    append(&stream, 1, b"a");
+    for _ in 0..100 {
+        append(&open(&one, 2), 1, &[b'x'; 300]);
+    }
+    stream.park();
+    let (tail, _lease) = stream.export_tail(&ByteBudget::new(1 << 20)).await.expect("exports");
+    assert!(one.store.core.block_cache.used() > 0, "its block had been given up");
+    assert!(tail.records[0].payload.is_unique(), "it would keep the whole block");
+}
+
+#[tokio::test]
 async fn a_move_that_fails_leaves_the_stream_where_it_was() {
     let one = rig();
     let two = beside(&one, 2, settings());
     let stream = open(&one, 1);
     append(&stream, 1, b"a");
     stream.park();
-    let error = stream.export_tail(1).await.expect_err("too large");
-    assert!(matches!(error, ExportError::TooLarge { limit: 1, .. }), "{error}");
+    let error = stream.export_tail(&ByteBudget::new(1)).await.expect_err("too large");
+    assert!(matches!(error, ExportError::TooLarge { left: 1, .. }), "{error}");
     let moved = hand_over(&stream).await;
     let epoch = one.metadata.reserve(StreamId(1));
     two.store.import(epoch, &moved).await.expect("imports");

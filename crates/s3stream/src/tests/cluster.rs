@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use common::budget::ByteBudget;
 use common::store::{FaultPlan, Faults, Layered, Operation};
 use common::{Random, StreamEpoch};
 use wal::{Recovered, SealedLog, WriteAheadLog};
@@ -17,7 +18,7 @@ use crate::{FetchError, HandOver, ImportError, ReadClass, StreamManager, sealed_
 const NODES: usize = 3;
 const STREAMS: u64 = 4;
 const STEPS: usize = 250;
-const HAND_OVER_BYTES_MAX: usize = 1 << 20;
+const HAND_OVER_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Clone, Debug)]
 struct Record {
@@ -399,7 +400,8 @@ impl Cluster {
         moving.park();
         self.make_durable(source);
         let fails = self.pick(10);
-        let Ok(hand_over) = moving.export_tail(HAND_OVER_BYTES_MAX).await else { return moving.resume() };
+        let budget = ByteBudget::new(HAND_OVER_BYTES_MAX);
+        let Ok((hand_over, _lease)) = moving.export_tail(&budget).await else { return moving.resume() };
         let epoch = self.metadata.reserve(StreamId(stream));
         if fails == 0 {
             return moving.resume();
