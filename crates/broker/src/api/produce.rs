@@ -65,7 +65,7 @@ impl Handle for Produce {
             by_id: context.version >= 13,
             origin: AppendOrigin::Client {
                 produce_version: context.version,
-                behind_refusal: context.connection.refused_batch.is_recent(broker.clock.boot()),
+                behind_refusal: context.connection.refused_batch.is_recent(broker.clock.as_ref()),
             },
             internal_allowed: &*context.client_id == ADMIN_CLIENT_ID,
             acks,
@@ -114,7 +114,7 @@ fn settle(broker: &Broker, connection: &ConnectionInfo, responses: &mut [TopicPr
         for (p, answer) in topic.partition_responses.iter_mut().enumerate() {
             let is_replaced = waiting.next_if(|waiting| (waiting.topic, waiting.entry) == (t, p)).is_some();
             if answer.error_code != 0 && !is_replaced {
-                connection.refused_batch.settle(broker.clock.boot(), answer);
+                connection.refused_batch.settle(broker.clock.as_ref(), answer);
             }
         }
     }
@@ -200,7 +200,7 @@ async fn when_there_is_room(
                 answer
             }
         };
-        connection.refused_batch.settle(broker.clock.boot(), &mut answer);
+        connection.refused_batch.settle(broker.clock.as_ref(), &mut answer);
         response.responses[waiting.topic].partition_responses[waiting.entry] = answer;
     }
     let durable = broker.wal.durable().wait(lsn);

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use common::Clock;
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::protocol::StrBytes;
 use parking_lot::Mutex;
@@ -20,36 +21,31 @@ use protocol::ErrorCode;
 /// How long batches that were sent before a refusal was heard of may arrive after it.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(5);
 
-/// Refusals after which the same batch may be taken when it comes again.
-const PASSING: [ErrorCode; 5] = [
-    ErrorCode::NotLeaderOrFollower,
-    ErrorCode::NotEnoughReplicas,
-    ErrorCode::KafkaStorageError,
-    ErrorCode::UnknownTopicOrPartition,
-    ErrorCode::UnknownTopicId,
-];
-
 /// The newest passing refusal of a batch on one connection: its code, and when it was (boot time).
 #[derive(Debug, Default)]
 pub struct RefusedBatch(Mutex<Option<(i16, Duration)>>);
 
 impl RefusedBatch {
-    /// Whether batches may still arrive that were sent before the refusal was heard of.
-    pub(super) fn is_recent(&self, now: Duration) -> bool {
-        self.recent(now).is_some()
+    /// Whether batches may still arrive that were sent before the refusal was heard of. Every request asks: time is read
+    /// only where there was one.
+    pub(super) fn is_recent(&self, clock: &dyn Clock) -> bool {
+        self.recent(clock).is_some()
     }
 
-    fn recent(&self, now: Duration) -> Option<i16> {
-        let refused = *self.0.lock();
-        refused.filter(|(_, since)| now.saturating_sub(*since) < IN_FLIGHT_TIME).map(|(code, _)| code)
+    fn recent(&self, clock: &dyn Clock) -> Option<i16> {
+        let mut refused = self.0.lock();
+        let recent = (*refused)?;
+        *refused = Some(recent).filter(|(_, since)| clock.boot().saturating_sub(*since) < IN_FLIGHT_TIME);
+        refused.map(|(code, _)| code)
     }
 
     /// Notes the final answer for a partition, or makes it that of the batch refused before it.
-    pub(super) fn settle(&self, now: Duration, answer: &mut PartitionProduceResponse) {
-        if PASSING.iter().any(|passing| passing.code() == answer.error_code) {
-            *self.0.lock() = Some((answer.error_code, now));
-        } else if answer.error_code == ErrorCode::OutOfOrderSequenceNumber.code()
-            && let Some(code) = self.recent(now)
+    pub(super) fn settle(&self, clock: &dyn Clock, answer: &mut PartitionProduceResponse) {
+        let Some(error) = ErrorCode::from_code(answer.error_code) else { return };
+        if is_passing(error) {
+            *self.0.lock() = Some((answer.error_code, clock.boot()));
+        } else if error == ErrorCode::OutOfOrderSequenceNumber
+            && let Some(code) = self.recent(clock)
         {
             answer.error_code = code;
             answer.log_start_offset = -1;
@@ -58,35 +54,70 @@ impl RefusedBatch {
     }
 }
 
+/// Whether clients send the same batch again. Of a damaged one librdkafka reports to its user that it failed, other than
+/// Kafka's own clients do; told the same of those behind it, it would give up sound batches.
+fn is_passing(refusal: ErrorCode) -> bool {
+    refusal.retriable() && refusal != ErrorCode::CorruptMessage
+}
+
 #[cfg(test)]
 mod tests {
+    use common::ManualClock;
+
     use super::*;
 
-    fn settled(refused: &RefusedBatch, at_ms: u64, code: ErrorCode) -> i16 {
+    fn settled(refused: &RefusedBatch, clock: &ManualClock, code: ErrorCode) -> i16 {
         let mut answer = PartitionProduceResponse::default().with_error_code(code.code());
-        refused.settle(Duration::from_millis(at_ms), &mut answer);
+        refused.settle(clock, &mut answer);
         answer.error_code
     }
 
     #[test]
     fn a_gap_behind_a_passing_refusal_is_that_refusal() {
         let gap = ErrorCode::OutOfOrderSequenceNumber;
-        for passing in PASSING {
-            let refused = RefusedBatch::default();
-            assert_eq!(settled(&refused, 1_000, gap), gap.code(), "nothing was refused before");
-            assert_eq!(settled(&refused, 2_000, passing), passing.code());
-            assert_eq!(settled(&refused, 2_001, gap), passing.code());
-            assert_eq!(settled(&refused, 2_002, ErrorCode::None), 0);
-            assert_eq!(settled(&refused, 2_003, ErrorCode::InvalidProducerEpoch), 47);
-            assert_eq!(settled(&refused, 6_999, gap), passing.code(), "however many are in flight");
-            assert_eq!(settled(&refused, 7_000, gap), gap.code(), "and not for ever");
+        let passing = ["NOT_LEADER_OR_FOLLOWER", "NOT_ENOUGH_REPLICAS", "KAFKA_STORAGE_ERROR", "UNKNOWN_TOPIC_ID"];
+        for passing in ErrorCode::ALL.iter().filter(|error| passing.contains(&error.name())) {
+            let (refused, clock) = (RefusedBatch::default(), ManualClock::default());
+            assert_eq!(settled(&refused, &clock, gap), gap.code(), "nothing was refused before");
+            assert_eq!(settled(&refused, &clock, *passing), passing.code());
+            assert_eq!(settled(&refused, &clock, gap), passing.code());
+            assert_eq!(settled(&refused, &clock, ErrorCode::None), 0);
+            assert_eq!(settled(&refused, &clock, ErrorCode::InvalidProducerEpoch), 47);
+            clock.advance(IN_FLIGHT_TIME - Duration::from_nanos(1));
+            assert_eq!(settled(&refused, &clock, gap), passing.code(), "however many are in flight");
+            assert!(refused.is_recent(&clock));
+            clock.advance(Duration::from_nanos(1));
+            assert!(!refused.is_recent(&clock));
+            assert_eq!(settled(&refused, &clock, gap), gap.code(), "and not for ever");
         }
     }
 
     #[test]
     fn a_refusal_for_good_explains_no_gap() {
-        let refused = RefusedBatch::default();
-        settled(&refused, 0, ErrorCode::MessageTooLarge);
-        assert_eq!(settled(&refused, 1, ErrorCode::OutOfOrderSequenceNumber), 45);
+        for refusal in [ErrorCode::MessageTooLarge, ErrorCode::CorruptMessage] {
+            let (refused, clock) = (RefusedBatch::default(), ManualClock::default());
+            settled(&refused, &clock, refusal);
+            assert_eq!(settled(&refused, &clock, ErrorCode::OutOfOrderSequenceNumber), 45, "{refusal}");
+        }
+    }
+
+    /// Every request asks, and nearly none has anything to ask about.
+    #[test]
+    fn where_nothing_was_refused_lately_time_is_not_read() {
+        struct Unread;
+        impl Clock for Unread {
+            fn wall_ms(&self) -> i64 {
+                unreachable!("nothing asks for it")
+            }
+            fn boot(&self) -> Duration {
+                unreachable!("there is nothing to judge")
+            }
+        }
+        let (refused, clock) = (RefusedBatch::default(), ManualClock::default());
+        assert!(!refused.is_recent(&Unread));
+        settled(&refused, &clock, ErrorCode::NotEnoughReplicas);
+        clock.advance(IN_FLIGHT_TIME);
+        assert!(!refused.is_recent(&clock));
+        assert!(!refused.is_recent(&Unread), "it is forgotten");
     }
 }
