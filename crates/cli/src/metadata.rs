@@ -62,43 +62,48 @@ pub(crate) fn run(command: MetadataCommand) -> Result<()> {
     }
 }
 
-fn orphans(OrphansArgs { admin, delete, older_than }: &OrphansArgs) -> Result<()> {
-    let answer = admin.ask("GET", "/orphans")?;
+fn orphans(arguments: &OrphansArgs) -> Result<()> {
+    let answer = arguments.admin.ask("GET", "/orphans")?;
     if answer["restored"] == false {
         tell("metadata was never restored: brokers delete orphans by themselves");
         return Ok(());
     }
     let (mut count, mut bytes) = (0, 0);
     for epoch in answer["epochs"].as_array().into_iter().flatten() {
-        let path = format!("/orphans/{epoch}/{older_than}");
-        loop {
-            let found = admin.ask(if *delete { "DELETE" } else { "GET" }, &path)?;
-            let number = |value: &Value| value.as_u64().unwrap_or(0);
-            let named: &[Value] = found["named"].as_array().map_or(&[], Vec::as_slice);
-            for one in named {
-                let key = one["key"].as_str().unwrap_or_default();
-                tell(&format!("{key}  {} bytes, {} hours old", one["bytes"], one["age_hours"]));
-            }
-            let more = number(&found["count"]).saturating_sub(named.len() as u64);
-            if *delete {
-                count += named.len() as u64;
-                bytes += named.iter().map(|one| number(&one["bytes"])).sum::<u64>();
-                if more > 0 {
-                    continue;
-                }
-            } else {
-                count += number(&found["count"]);
-                bytes += number(&found["bytes"]);
-                if more > 0 {
-                    tell(&format!("and {more} others of node epoch {epoch}"));
-                }
-            }
-            break;
-        }
+        let (objects, of_bytes) = orphans_of(epoch, arguments)?;
+        (count, bytes) = (count + objects, bytes + of_bytes);
     }
+    let OrphansArgs { delete, older_than, .. } = arguments;
     let done = if *delete { "were deleted" } else { "are part of no stream; --delete deletes them" };
     tell(&format!("{count} objects of {bytes} bytes, put at least {older_than} hours ago, {done}"));
     Ok(())
+}
+
+/// Lists the orphans of one node epoch, or deletes them, page by page; returns how many they are and of how many bytes.
+fn orphans_of(epoch: &Value, OrphansArgs { admin, delete, older_than }: &OrphansArgs) -> Result<(u64, u64)> {
+    let path = format!("/orphans/{epoch}/{older_than}");
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let (mut count, mut bytes) = (0, 0);
+    loop {
+        let found = admin.ask(if *delete { "DELETE" } else { "GET" }, &path)?;
+        let named: &[Value] = found["named"].as_array().map_or(&[], Vec::as_slice);
+        for one in named {
+            let key = one["key"].as_str().unwrap_or_default();
+            tell(&format!("{key}  {} bytes, {} hours old", one["bytes"], one["age_hours"]));
+        }
+        let more = number(&found["count"]).saturating_sub(named.len() as u64);
+        if !delete {
+            if more > 0 {
+                tell(&format!("and {more} others of node epoch {epoch}"));
+            }
+            return Ok((number(&found["count"]), number(&found["bytes"])));
+        }
+        count += named.len() as u64;
+        bytes += named.iter().map(|one| number(&one["bytes"])).sum::<u64>();
+        if more == 0 {
+            return Ok((count, bytes));
+        }
+    }
 }
 
 fn restore(arguments: RestoreArgs) -> Result<()> {

@@ -167,25 +167,10 @@ impl Operator for Commands {
         let nodes = self.nodes.lock().clone();
         let pids: Vec<u32> = nodes.iter().filter_map(|&node| self.ask("pid", node)?.parse().ok()).collect();
         let kernel_bytes = if pids.is_empty() { None } else { self.sockets.lock().look(&pids) };
-        let counted = nodes.iter().filter_map(|&node| Some((node, tail(&self.ask("admin", node)?)?)));
+        let counted =
+            nodes.iter().filter_map(|&node| Some((node, http::metric(&self.ask("admin", node)?, TAIL_METRIC)?)));
         Traffic { kernel_bytes, tail_bytes: self.tails.lock().note(counted) }
     }
-}
-
-/// One broker's count of the tails it sent.
-fn tail(admin: &str) -> Option<u64> {
-    let answer = http::get(admin, "/metrics").ok().filter(|answer| answer.status == 200)?;
-    metric(&answer.body, TAIL_METRIC)
-}
-
-/// The sum of a counter over its labels.
-fn metric(exposition: &str, name: &str) -> Option<u64> {
-    let values = exposition.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        let labelled = rest.starts_with([' ', '{']);
-        labelled.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
-    });
-    values.fold(None, |sum: Option<u64>, value| Some(sum.unwrap_or(0) + value as u64))
 }
 
 #[cfg(test)]
@@ -233,13 +218,5 @@ mod tests {
         assert_eq!(tails.note([(1, 10), (2, 5)].into_iter()), Some(15));
         assert_eq!(tails.note([(2, 7)].into_iter()), Some(17), "1 is away");
         assert_eq!(tails.note([(1, 3), (2, 7)].into_iter()), Some(20), "and back");
-    }
-
-    #[test]
-    fn metrics_are_summed() {
-        let text = "# TYPE x counter\nx{a=\"1\"} 5\nx{a=\"2\"} 7\nx_other 9\n";
-        assert_eq!(metric(text, "x"), Some(12));
-        assert_eq!(metric("y 4\n", "y"), Some(4));
-        assert_eq!(metric(text, "z"), None);
     }
 }

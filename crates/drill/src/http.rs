@@ -33,6 +33,22 @@ pub fn put(address: &str, path: &str, body: &str) -> io::Result<Answer> {
     ask(address, "PUT", path, body)
 }
 
+/// A broker's metric from its admin port, summed over its labels; `None` if it is not told.
+#[must_use]
+pub fn metric(admin: &str, name: &str) -> Option<u64> {
+    let answer = get(admin, "/metrics").ok().filter(|answer| answer.status == 200)?;
+    sum(&answer.body, name)
+}
+
+fn sum(exposition: &str, name: &str) -> Option<u64> {
+    let values = exposition.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let labelled = rest.starts_with([' ', '{']);
+        labelled.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+    });
+    values.fold(None, |sum: Option<u64>, value| Some(sum.unwrap_or(0) + value as u64))
+}
+
 fn ask(address: &str, method: &str, path: &str, body: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -50,4 +66,17 @@ fn ask(address: &str, method: &str, path: &str, body: &str) -> io::Result<Answer
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(malformed)?;
     let status = head.split_whitespace().nth(1).and_then(|word| word.parse().ok()).ok_or_else(malformed)?;
     Ok(Answer { status, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_summed() {
+        let text = "# TYPE x counter\nx{a=\"1\"} 5\nx{a=\"2\"} 7\nx_other 9\n";
+        assert_eq!(sum(text, "x"), Some(12));
+        assert_eq!(sum("y 4\n", "y"), Some(4));
+        assert_eq!(sum(text, "z"), None);
+    }
 }

@@ -91,9 +91,7 @@ fn write_busy(producer: &mut Producer, sequence: &mut i32, megabytes: i32) {
 }
 
 fn metric(broker: &Broker, name: &str) -> u64 {
-    let page = http::get(&broker.admin, "/metrics").expect("the admin port answers").body;
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.expect("the page tells it").parse().expect("a number")
+    http::metric(&broker.admin, name).expect("the admin port tells it")
 }
 
 /// More than the log holds is written, so that uploads and trims happen; some partitions rest all the while. Then the

@@ -15,11 +15,11 @@ impl Growth {
     /// What it grows by in a second, over the last ten seconds or more; `None` at the first look.
     pub(crate) fn look(&self, now: Duration, value: u64) -> Option<f64> {
         let mut looks = self.0.lock();
-        let [before, last] = *looks;
+        let last = looks[1];
         if last.is_none_or(|(at, _)| now.saturating_sub(at) >= INTERVAL_MIN) {
             *looks = [last, Some((now, value))];
         }
-        let (since, from) = looks[0].or(before).or(last)?;
+        let (since, from) = looks[0].or(last)?;
         let time = now.checked_sub(since).filter(|time| !time.is_zero())?;
         Some(value.saturating_sub(from) as f64 / time.as_secs_f64())
     }

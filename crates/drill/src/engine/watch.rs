@@ -104,13 +104,12 @@ impl Known {
     /// of the cluster: it has lost sight of that leader, as one that was frozen has of all.
     fn note(&mut self, now_us: u64, overview: &Overview) {
         self.found.extend(overview.brokers.iter().map(|broker| (broker.id, broker.address.clone())));
+        let rank = |leader: &Leader| (leader.epoch, leader.node.is_some());
         for (partition, leader) in overview.leaders.iter().enumerate() {
-            if self.leaders.len() <= partition {
-                self.leaders.push(*leader);
-            } else if leader.epoch > self.leaders[partition].epoch
-                || (leader.epoch == self.leaders[partition].epoch && leader.node.is_some())
-            {
-                self.leaders[partition] = *leader;
+            match self.leaders.get_mut(partition) {
+                None => self.leaders.push(*leader),
+                Some(known) if rank(leader) >= rank(known) => *known = *leader,
+                Some(_) => {}
             }
         }
         let brokers: Vec<u32> = overview.brokers.iter().map(|broker| broker.id).collect();
