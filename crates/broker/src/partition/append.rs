@@ -16,7 +16,7 @@ use wal::AppendError;
 
 use super::Partition;
 use super::producer_state::{Judgement, SequenceError};
-use super::state::{PartitionState, sequenced};
+use super::state::{Leadership, PartitionState, sequenced};
 use crate::config::{Codec, TopicConfig};
 
 /// Where an append comes from.
@@ -115,12 +115,10 @@ impl Partition {
     pub fn append(&self, batch: &Bytes, origin: AppendOrigin) -> Result<AppendedBatch, AppendRefused> {
         let prepared = self.prepare(batch, origin)?;
         let state = self.state.lock();
-        if state.closed || !self.environment.lease.is_valid() {
+        if !self.environment.lease.is_valid() {
             return Err(AppendRefused::not_leader());
         }
-        if state.parked {
-            return Err(AppendRefused::moving());
-        }
+        may_append(&state)?;
         if prepared.tag.producer_id >= 0 {
             let batch = sequenced(&prepared.tag, prepared.last_offset_delta);
             if matches!(origin, AppendOrigin::Client { behind_refusal: true, .. }) {
@@ -172,12 +170,7 @@ impl Partition {
     /// follows from all of them up to the log's end. It comes back from [`Partition::coordinator_checkpoint`].
     pub fn append_coordinator_checkpoint(&self, payload: &[u8]) -> Result<Lsn, AppendRefused> {
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(AppendRefused::not_leader());
-        }
-        if state.parked {
-            return Err(AppendRefused::moving());
-        }
+        may_append(&state)?;
         let appended = self.append_checkpoint_locked(&mut state, Some(payload));
         let lsn = appended.map_err(|error| self.refused(&mut state, &error))?;
         state.coordinator = Some((Offset(state.log_end), Bytes::copy_from_slice(payload)));
@@ -244,11 +237,18 @@ impl Partition {
             }
             AppendError::TooLarge { .. } => AppendRefused::new(ErrorCode::MessageTooLarge, error.to_string()),
             AppendError::Closed | AppendError::Failed(_) => {
-                state.closed = true;
-                state.waiters.closed();
+                state.end();
                 AppendRefused::not_leader()
             }
         }
+    }
+}
+
+fn may_append(state: &PartitionState) -> Result<(), AppendRefused> {
+    match state.leadership {
+        Leadership::Full => Ok(()),
+        Leadership::Parked | Leadership::Leaving => Err(AppendRefused::moving()),
+        Leadership::Ended => Err(AppendRefused::not_leader()),
     }
 }
 

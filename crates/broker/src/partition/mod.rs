@@ -47,7 +47,7 @@ pub use topic::{Topic, is_internal};
 pub use waiters::DataWait;
 
 use crate::cluster::Lease;
-use state::PartitionState;
+use state::{Leadership, PartitionState};
 use waiters::DataWaiter;
 
 /// What all partitions of a broker share.
@@ -140,14 +140,14 @@ impl Partition {
     /// Whether this broker ceased to lead it. It then takes no appends and serves no reads.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.state.lock().closed
+        self.state.lock().leadership == Leadership::Ended
     }
 
     /// Whether this broker may answer for it now: it leads it for certain, and has a lease.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         let state = self.state.lock();
-        self.environment.lease.is_valid() && !state.closed && !state.leaving
+        self.environment.lease.is_valid() && state.leadership < Leadership::Leaving
     }
 
     /// Judges the leader epoch that a client believes in: -1 is no belief.
@@ -175,9 +175,7 @@ impl Partition {
 
     /// Ends it: appends and reads are refused from now on, and whoever waits for data is woken. Idempotent.
     pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        state.waiters.closed();
+        self.state.lock().end();
     }
 
     /// Takes no appends until [`Self::resume`] or [`Self::close`]: they are told to wait. What must move with the partition
@@ -187,11 +185,14 @@ impl Partition {
             return;
         }
         let mut state = self.state.lock();
-        if state.bytes_since_checkpoint > 0 && !state.closed && !self.topic.is_coordinator_owned() {
+        if state.bytes_since_checkpoint > 0
+            && state.leadership == Leadership::Full
+            && !self.topic.is_coordinator_owned()
+        {
             // Without it the new leader replays more.
             let _ = self.append_checkpoint_locked(&mut state, None);
         }
-        state.parked = true;
+        state.turn(Leadership::Parked);
         self.stream.park();
     }
 
@@ -199,14 +200,13 @@ impl Partition {
     /// be behind what clients know already. The lease does not guard that, for this broker lives. Until [`Self::resume`] or
     /// [`Self::close`].
     pub(crate) fn leave(&self) {
-        self.state.lock().leaving = true;
+        self.state.lock().turn(Leadership::Leaving);
     }
 
     /// The partition stays.
     pub(crate) fn resume(&self) {
         self.stream.resume();
-        let mut state = self.state.lock();
-        (state.parked, state.leaving) = (false, false);
+        self.state.lock().turn(Leadership::Full);
     }
 
     /// What the coordinator that owns this partition's records has put into its newest checkpoint, here or before the
@@ -226,7 +226,7 @@ impl Partition {
     fn register(&self, waiter: &Arc<DataWaiter>, from: Offset) -> bool {
         let durable = self.environment.durable.get();
         let mut state = self.state.lock();
-        if state.closed || state.watermark.follow(durable) > from.0 {
+        if state.leadership == Leadership::Ended || state.watermark.follow(durable) > from.0 {
             waiter.fire();
             return false;
         }
@@ -269,7 +269,10 @@ impl Partition {
     /// Coordinators write those of their own partitions.
     pub fn append_final_checkpoint(&self) -> Option<Lsn> {
         let mut state = self.state.lock();
-        if state.bytes_since_checkpoint == 0 || state.closed || self.topic.is_coordinator_owned() {
+        if state.bytes_since_checkpoint == 0
+            || state.leadership != Leadership::Full
+            || self.topic.is_coordinator_owned()
+        {
             return None;
         }
         self.append_checkpoint_locked(&mut state, None).ok()

@@ -9,7 +9,7 @@ use s3stream::{CheckpointSource, FetchError, Stream};
 
 use super::checkpoint::{self, CheckpointError, PartitionCheckpoint};
 use super::producer_state::ProducerStates;
-use super::state::PartitionState;
+use super::state::{Leadership, PartitionState};
 use super::{Environment, Meter, Partition, Topic};
 
 /// Why a partition cannot be opened. It stays without a leader until a later attempt succeeds.
@@ -86,7 +86,7 @@ impl Partition {
 impl CheckpointSource for Partition {
     fn append_checkpoint(&self) {
         let mut state = self.state.lock();
-        if !state.closed && !state.parked {
+        if state.leadership == Leadership::Full {
             // A full log takes none: asked again later.
             let _ = self.append_checkpoint_locked(&mut state, None);
         }

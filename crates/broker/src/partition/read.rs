@@ -5,6 +5,7 @@ use protocol::ErrorCode;
 use s3stream::{FetchError, ReadClass, RecordSlice};
 
 use super::Partition;
+use super::state::Leadership;
 
 /// How far a consumer reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +126,7 @@ impl Partition {
     fn bounds(&self, from: Offset, isolation: Isolation) -> Result<Bounds, ReadError> {
         let durable = self.environment.durable.get();
         let mut state = self.state.lock();
-        let is_led = !state.closed && !state.leaving && self.environment.lease.is_valid();
+        let is_led = state.leadership < Leadership::Leaving && self.environment.lease.is_valid();
         // Behind a log that failed nothing will ever be readable: whoever waited for more would ask again at once, and so on.
         if !is_led || self.environment.durable.is_failed() {
             return Err(ReadError::NotLeader);

@@ -16,6 +16,19 @@ pub(crate) const CHECKPOINT_INTERVAL_BYTES: u64 = 8 << 20;
 /// Bytes before which none is worth a record of its own in the log.
 const CHECKPOINT_MIN_BYTES: u64 = 64 << 10;
 
+/// What this broker still does for a partition that it led: with each step less, and the last is for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Leadership {
+    /// Everything.
+    Full,
+    /// It is being moved to another broker: nothing is appended meanwhile.
+    Parked,
+    /// Metadata was asked to give it to another broker, and this one does not know yet whether it did: nothing is read either.
+    Leaving,
+    /// None any more.
+    Ended,
+}
+
 /// See the module.
 pub(crate) struct PartitionState {
     /// First offset that exists (inclusive).
@@ -30,12 +43,7 @@ pub(crate) struct PartitionState {
     pub(crate) bytes_since_checkpoint: u64,
     /// What the coordinator has put into the newest checkpoint, and the offset it describes.
     pub(crate) coordinator: Option<(Offset, Bytes)>,
-    /// Being moved to another broker: nothing is appended meanwhile.
-    pub(crate) parked: bool,
-    /// Metadata was asked to give it to another broker, and this one does not know yet whether it did: nothing is read either.
-    pub(crate) leaving: bool,
-    /// Set once this broker ceased to lead: nothing is appended or read any more.
-    pub(crate) closed: bool,
+    pub(crate) leadership: Leadership,
 }
 
 impl PartitionState {
@@ -51,10 +59,21 @@ impl PartitionState {
             waiters: Waiters::default(),
             bytes_since_checkpoint: 0,
             coordinator: coordinator.map(|blob| (Offset(offset), blob)),
-            parked: false,
-            leaving: false,
-            closed: false,
+            leadership: Leadership::Full,
         }
+    }
+
+    /// Takes a step in leadership, to the end or back, unless it has ended.
+    pub(crate) fn turn(&mut self, leadership: Leadership) {
+        if self.leadership != Leadership::Ended {
+            self.leadership = leadership;
+        }
+    }
+
+    /// Ends leadership, and wakes whoever waits for data. Idempotent.
+    pub(crate) fn end(&mut self) {
+        self.turn(Leadership::Ended);
+        self.waiters.closed();
     }
 
     /// Applies a record that was appended by an earlier opening.

@@ -101,4 +101,8 @@ async fn a_partition_that_may_be_gone_tells_nothing_until_that_is_known() {
     partition.resume();
     assert_eq!((read().is_ok(), partition.is_serving()), (true, true));
     accepted(&partition, &plain(1));
+    partition.park();
+    partition.close();
+    partition.resume();
+    assert!(partition.is_closed() && read().is_err(), "the end is for good");
 }
