@@ -363,8 +363,15 @@ impl MetadataImage {
 
     /// The partition whose data `stream` is.
     #[must_use]
-    pub fn partition_of(&self, stream: &StreamImage) -> Option<&PartitionImage> {
+    pub fn partition_of(&self, stream: StreamId) -> Option<&PartitionImage> {
+        let stream = self.streams.get(&stream)?;
         self.topics.get(&stream.topic)?.partitions.get(usize::try_from(stream.partition).ok()?)
+    }
+
+    /// Who leads the partition whose data `stream` is.
+    #[must_use]
+    pub fn leader_of(&self, stream: StreamId) -> Option<NodeId> {
+        self.partition_of(stream).map(|partition| partition.leader)
     }
 
     /// Whether a node is registered and not fenced.
@@ -383,10 +390,7 @@ impl MetadataImage {
     /// Tails in sealed logs that `node` leads and that are not in objects yet.
     #[must_use]
     pub fn unretired_tails(&self, node: NodeId) -> usize {
-        let leads = |stream: &&StreamId| {
-            let partition = self.streams.get(*stream).and_then(|stream| self.partition_of(stream));
-            partition.is_some_and(|partition| partition.leader == node)
-        };
+        let leads = |stream: &&StreamId| self.leader_of(**stream) == Some(node);
         let sealed = self.wals.values().filter_map(|wal| match &wal.state {
             WalState::Sealed { pending, .. } => Some(pending),
             _ => None,

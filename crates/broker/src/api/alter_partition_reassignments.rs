@@ -111,8 +111,7 @@ fn take(judged: &mut [Judged], outcome: &Result<Outcome, ChangeError>) {
 
 /// Whether a partition's leader is one of its replicas, or none of them could lead instead.
 fn is_settled(image: &MetadataImage, stream: StreamId) -> bool {
-    let partition = image.streams.get(&stream).and_then(|stream| image.partition_of(stream));
-    partition.is_none_or(|partition| {
+    image.partition_of(stream).is_none_or(|partition| {
         partition.replicas.contains(&partition.leader) || preferred_leader(image, partition).is_none()
     })
 }

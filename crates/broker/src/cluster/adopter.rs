@@ -57,6 +57,5 @@ impl Adopter {
 }
 
 fn leads(image: &MetadataImage, node: NodeId, stream: StreamId) -> bool {
-    let partition = image.streams.get(&stream).and_then(|stream| image.partition_of(stream));
-    partition.is_some_and(|partition| partition.leader == node)
+    image.leader_of(stream) == Some(node)
 }

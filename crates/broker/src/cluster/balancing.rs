@@ -183,8 +183,7 @@ impl Balancing {
         let settled = |id: NodeId| lives.get(&id).is_some_and(|(_, since)| now.saturating_sub(*since) >= SETTLE);
         let mut by_leader: BTreeMap<NodeId, Vec<(StreamId, NodeId)>> = BTreeMap::new();
         for (stream, target) in plan_preferred(&image).into_iter().filter(|(_, target)| settled(*target)) {
-            let leader = image.streams.get(&stream).and_then(|stream| image.partition_of(stream)).map(|one| one.leader);
-            if let Some(leader) = leader {
+            if let Some(leader) = image.leader_of(stream) {
                 by_leader.entry(leader).or_default().push((stream, target));
             }
         }

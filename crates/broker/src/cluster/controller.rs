@@ -120,8 +120,7 @@ impl Controller {
         let mut loads = self.loads.lock();
         for load in told {
             let stream = StreamId(load.stream);
-            let leader = image.streams.get(&stream).and_then(|known| image.partition_of(known)).map(|one| one.leader);
-            if leader == Some(node) {
+            if image.leader_of(stream) == Some(node) {
                 let Load { bytes_in, bytes_out, requests, .. } = *load;
                 loads.insert(stream, Traffic { bytes_in, bytes_out, requests });
             }

@@ -382,7 +382,7 @@ impl Cluster {
     /// Everything acknowledged can be found, at any time.
     fn check(&self) {
         for (id, acknowledged) in &self.acknowledged {
-            let leader = self.state().partition_of(self.stream(*id)).expect("its partition").leader;
+            let leader = self.state().leader_of(*id).expect("its partition");
             assert_eq!(self.recover(leader.0, *id), *acknowledged, "stream {id}: {:?}", self.stream(*id));
         }
     }

@@ -100,11 +100,7 @@ pub(super) fn require_live(state: &State, life: Life) -> Result<(), Refusal> {
 /// Whether `life` leads the stream's partition and holds the stream open.
 fn is_held(state: &State, id: StreamId, life: Life) -> bool {
     let stream = state.streams.get(&id);
-    stream.is_some_and(|stream| stream.owner == Some(life)) && leader_of(state, id) == Some(life.0)
-}
-
-pub(super) fn leader_of(state: &State, id: StreamId) -> Option<NodeId> {
-    Some(state.partition_of(state.streams.get(&id)?)?.leader)
+    stream.is_some_and(|stream| stream.owner == Some(life)) && state.leader_of(id) == Some(life.0)
 }
 
 /// Makes `life` the stream's leader and grants it the next epoch, in one step: it opens without asking.

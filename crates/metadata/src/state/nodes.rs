@@ -61,7 +61,7 @@ pub(super) fn fail_over(state: &mut State, command: &FailOver) -> Result<Outcome
 fn reassign(state: &mut State, node: NodeId, leaders: &[(StreamId, NodeId)]) -> Outcome {
     let take_over = |(stream, target): &(StreamId, NodeId)| {
         let life = state.nodes.get(target).filter(|target| !target.fenced).map(|target| (target.id, target.epoch));
-        life.is_some_and(|life| moves::leader_of(state, *stream) == Some(node) && moves::lead(state, *stream, life))
+        life.is_some_and(|life| state.leader_of(*stream) == Some(node) && moves::lead(state, *stream, life))
     };
     Outcome::Moved { committed: leaders.iter().map(take_over).collect() }
 }

@@ -22,7 +22,7 @@ pub(super) fn open(
 }
 
 fn open_one(state: &mut State, owner: Life, id: StreamId) -> Option<StreamEpoch> {
-    if moves::leader_of(state, id)? != owner.0 {
+    if state.leader_of(id)? != owner.0 {
         return None;
     }
     let State { streams, wals, .. } = &mut *state;

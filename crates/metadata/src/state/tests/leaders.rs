@@ -53,7 +53,7 @@ fn moved(committed: &[bool]) -> Outcome {
 /// Leader, leader epoch, stream epoch and owner.
 fn led(machine: &Machine, stream: u64) -> (i32, i32, u64, Option<Life>) {
     let image = &machine.state.streams[&StreamId(stream)];
-    let partition = machine.state.partition_of(image).expect("its partition");
+    let partition = machine.state.partition_of(StreamId(stream)).expect("its partition");
     (partition.leader.0, partition.leader_epoch, image.epoch.0, image.owner)
 }
 
