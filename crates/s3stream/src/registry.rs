@@ -118,18 +118,16 @@ impl Registry {
         }
         let mut inner = self.inner.lock();
         for (id, records) in by_stream {
-            let Some(metadata) = metadata(id) else { continue };
-            if inner.open.get(&id).is_some_and(|open| open.epoch() >= metadata.epoch) {
-                // Opened since it was granted: with this log's records, if metadata knew that there are any.
-                continue;
-            }
-            let known = inner.recovered.entry(id).or_default();
-            let has = |record: &RecordRef| record.block.origin().is_some_and(|known| known.uuid() == log);
-            if !known.iter().any(has) {
-                known.extend(records);
+            if metadata(id).is_some_and(|metadata| inner.lacks(log, id, &metadata)) {
+                inner.recovered.entry(id).or_default().extend(records);
             }
         }
         Ok(())
+    }
+
+    /// See [`crate::StreamStore::lacks`].
+    pub(crate) fn lacks(&self, core: &Core, log: Uuid, id: StreamId) -> bool {
+        core.stream_manager.stream(id).is_some_and(|metadata| self.inner.lock().lacks(log, id, &metadata))
     }
 
     /// See [`crate::StreamStore::import`].
@@ -355,6 +353,14 @@ fn abandon(core: &Core, tail: &mut Tail) {
 }
 
 impl Inner {
+    /// Whether records of the sealed log `log` are still to be taken in: they do not wait for an opening yet, and the stream is not
+    /// open under its newest epoch, as it would be with them if metadata knew of any.
+    fn lacks(&self, log: Uuid, id: StreamId, metadata: &StreamMetadata) -> bool {
+        let is_of_log = |record: &RecordRef| record.block.origin().is_some_and(|origin| origin.uuid() == log);
+        let is_open = self.open.get(&id).is_some_and(|open| open.epoch() >= metadata.epoch);
+        !is_open && !self.recovered.get(&id).is_some_and(|records| records.iter().any(is_of_log))
+    }
+
     /// Whether others held the stream since it was opened here under `opened`: then there are records of theirs, or
     /// nothing that was not committed. Records that are older than the opening say nothing: it had them.
     fn was_away(&self, id: StreamId, opened: StreamEpoch, metadata: &StreamMetadata) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use common::{Clock, NodeEpoch, NodeId, Offset, Random, StreamEpoch, StreamId};
 use object_store::ObjectStore;
+use uuid::Uuid;
 use wal::{SealedLog, WriteAheadLog};
 
 use crate::block_cache::BlockCache;
@@ -192,6 +193,13 @@ impl StreamStore {
         }
         let records = log.records()?;
         self.registry.adopt(&self.core, log.uuid(), records, of)
+    }
+
+    /// Whether [`Self::adopt`] of the sealed log `log` would add anything to the stream, if that is in it: for whoever wants to
+    /// know before the log is read.
+    #[must_use]
+    pub fn lacks(&self, log: Uuid, stream: StreamId) -> bool {
+        self.registry.lacks(&self.core, log, stream)
     }
 
     /// The epoch under which this node has a stream open.

@@ -25,13 +25,19 @@ impl Adopter {
         Self { node, logs, streams, opened: Mutex::default() }
     }
 
-    /// Adopts every sealed log that holds a tail of a stream this node leads. One that cannot be read now is told of, and
-    /// tried again by the next call; its streams do not open until then. Cheap when there is none.
-    pub(crate) async fn adopt(&self, image: &Arc<MetadataImage>) {
+    /// Adopts every sealed log that holds a tail of a stream which this node leads and is about to open (`opening`). One that
+    /// cannot be read now is told of, and tried again by the next call; its streams do not open until then. A log is read
+    /// only if that brings something: whoever opens partitions asks at every change of metadata.
+    pub(crate) async fn adopt(&self, image: &Arc<MetadataImage>, opening: &[StreamId]) {
         self.opened.lock().retain(|uuid, _| image.wals.contains_key(uuid));
         for (uuid, wal) in &image.wals {
             let WalState::Sealed { end, pending } = &wal.state else { continue };
-            if pending.keys().any(|stream| leads(image, self.node, *stream))
+            let is_wanted = |stream: &StreamId| {
+                pending.contains_key(stream)
+                    && image.leader_of(*stream) == Some(self.node)
+                    && self.streams.lacks(*uuid, *stream)
+            };
+            if opening.iter().any(is_wanted)
                 && let Err(error) = self.adopt_one(image, *uuid, &wal.location, *end).await
             {
                 let location = &wal.location;
@@ -49,13 +55,75 @@ impl Adopter {
         };
         let (image, node, streams) = (Arc::clone(image), self.node, Arc::clone(&self.streams));
         let adopting = Arc::clone(&log);
-        let adopted = blocking(move || streams.adopt(&adopting, &|stream| leads(&image, node, stream)));
+        let adopted = blocking(move || streams.adopt(&adopting, &|stream| image.leader_of(stream) == Some(node)));
         adopted.await.map_err(|error| error.to_string())?;
         self.opened.lock().insert(uuid, log);
         Ok(())
     }
 }
 
-fn leads(image: &MetadataImage, node: NodeId, stream: StreamId) -> bool {
-    image.leader_of(stream) == Some(node)
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use common::Offset;
+    use metadata::{WalClass, image::WalImage};
+    use s3stream::sealed_tails;
+    use wal::{Block, BoxFuture, OpenError, ReadError, RecordRef, SealedSource, SystemLogs};
+
+    use super::*;
+    use crate::api::cluster_image;
+    use crate::partition::tests::rig::{Rig, STREAM, accepted, plain};
+
+    /// Counts how often the log is read.
+    struct Counted {
+        log: Arc<SealedLog>,
+        reads: Arc<AtomicU32>,
+    }
+
+    impl SealedSource for Counted {
+        fn records(&self) -> Result<Vec<RecordRef>, OpenError> {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            self.log.records()
+        }
+
+        fn read_block(&self, lsn: Lsn) -> BoxFuture<'_, Result<Arc<Block>, ReadError>> {
+            Box::pin(async move { Err(ReadError::NotFound(lsn)) })
+        }
+    }
+
+    /// While its tail is not uploaded yet, which can last as long as the store is away, metadata changes many times a second.
+    #[tokio::test]
+    async fn a_sealed_log_is_read_once_for_an_opening() {
+        let (dead, rig) = (Rig::durable(), Rig::durable());
+        let partition = dead.open().await;
+        accepted(&partition, &plain(3));
+        dead.supervisor.stop(std::time::Duration::ZERO).await;
+        let sealed = dead.log.sealed(Arc::new(AtomicBool::new(true)));
+        rig.metadata.seal(&sealed_tails(&sealed, &*dead.metadata).expect("reads"));
+        let epoch = (0..2).map(|_| rig.metadata.open_stream(STREAM)).last().expect("two");
+
+        let (uuid, end, reads) = (sealed.uuid(), sealed.end(), Arc::new(AtomicU32::new(0)));
+        let counted = SealedLog::over(uuid, end, Box::new(Counted { log: sealed, reads: Arc::clone(&reads) }));
+        let replicas = [&[1_i32][..]; STREAM.0 as usize];
+        let mut image = cluster_image::image(&replicas);
+        let pending = [(STREAM, Offset(3))].into_iter().collect();
+        let state = WalState::Sealed { end, pending };
+        let wal = WalImage { node: NodeId(2), class: WalClass::Shared, location: "file:///gone".into(), state };
+        image.wals.insert(uuid, wal);
+        let image = Arc::new(image);
+
+        let adopter = Adopter::new(NodeId(1), Arc::new(SystemLogs), Arc::clone(&rig.store));
+        adopter.opened.lock().insert(uuid, counted);
+        adopter.adopt(&image, &[]).await;
+        adopter.adopt(&image, &[StreamId(1)]).await;
+        assert_eq!(reads.load(Ordering::SeqCst), 0, "nothing that is opened lies there");
+        for _ in 0..2 {
+            adopter.adopt(&image, &[STREAM]).await;
+            assert_eq!(reads.load(Ordering::SeqCst), 1, "its records wait for the opening");
+        }
+        assert_eq!(rig.store.open(STREAM, epoch).expect("opens").next_offset(), Offset(3));
+        adopter.adopt(&image, &[STREAM]).await;
+        assert_eq!(reads.load(Ordering::SeqCst), 1, "it is open");
+    }
 }

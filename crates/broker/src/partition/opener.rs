@@ -101,7 +101,8 @@ async fn open_from_log(partitions: &Arc<Inner>, busy: &HashSet<StreamId>) -> Vec
     let (mut failed, waiting): (Vec<_>, Vec<_>) =
         waiting.into_iter().partition(|opening| busy.contains(&opening.stream));
     let mut granted = Vec::new();
-    partitions.parts.adopter.adopt(&partitions.parts.metadata.image()).await;
+    let streams: Vec<_> = waiting.iter().map(|opening| opening.stream).collect();
+    partitions.parts.adopter.adopt(&partitions.parts.metadata.image(), &streams).await;
     let mut asked = Vec::new();
     for opening in waiting {
         let Some(epoch) = given_epoch(partitions, opening.stream) else {

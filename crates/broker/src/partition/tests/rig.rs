@@ -21,7 +21,7 @@ use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, Environment, 
 
 pub(super) const NOW: i64 = 1_700_000_000_000;
 pub(super) const CLIENT: AppendOrigin = AppendOrigin::Client { produce_version: 11, behind_refusal: false };
-const STREAM: StreamId = StreamId(7);
+pub(crate) const STREAM: StreamId = StreamId(7);
 
 pub(crate) struct Rig {
     pub(crate) log: Arc<MemoryLog>,
