@@ -286,6 +286,21 @@ impl Stream {
         self.core.backlog.sub_index(dropped as u64 * TAIL_ENTRY_BYTES);
     }
 
+    /// Whether it waits for the end of a move: between [`Self::park`] and [`Self::resume`].
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.state.lock().parked
+    }
+
+    /// Where the records lie that it reads from logs: the block, and the first byte of the payload in that.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn held_in_logs(&self) -> Vec<(wal::BlockAddress, u32)> {
+        let state = self.state.lock();
+        state.tail.from(state.tail.covered_from()).map(|entry| (entry.block.address(), entry.position)).collect()
+    }
+
     fn append_to_log(
         &self,
         state: &State,

@@ -1,11 +1,11 @@
-//! What must hold of the state itself, whatever clients see of it. Clients notice a broken rule late, or not at all where
-//! the seed is kind.
+//! What must hold of the state itself when nothing happens any more, whatever clients see of it. Clients notice a broken rule
+//! late, or not at all where the seed is kind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{NodeEpoch, NodeId, ObjectId, StreamEpoch, StreamId};
+use common::{ObjectId, StreamId};
 use futures::FutureExt as _;
 use metadata::MetadataImage;
 use metadata::image::ObjectImage;
@@ -15,38 +15,10 @@ use s3stream::inspect::{Inspection, inspect};
 
 use crate::world::World;
 
-/// Looks at the cluster again and again while it runs.
-#[derive(Default)]
-pub struct Watch {
-    /// Which life of which node each epoch of a stream was granted to.
-    owners: BTreeMap<(StreamId, StreamEpoch), (NodeId, NodeEpoch)>,
-}
-
-impl Watch {
-    /// What must hold at every moment.
-    ///
-    /// # Errors
-    /// What does not: a log was acknowledged behind its seal, or an epoch of a stream has two writers.
-    pub fn look(&mut self, world: &World) -> Result<(), String> {
-        world.disks.check()?;
-        for image in images(world) {
-            for (id, stream) in &image.streams {
-                let Some(owner) = stream.owner else { continue };
-                let first = *self.owners.entry((*id, stream.epoch)).or_insert(owner);
-                if first != owner {
-                    let epoch = stream.epoch;
-                    return Err(format!("epoch {epoch} of stream {id} was granted to {first:?} and to {owner:?}"));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What must hold when nothing happens any more: every defect.
+/// Every defect.
 #[must_use]
 pub fn at_rest(world: &World) -> Vec<String> {
-    let mut images = images(world);
+    let mut images: Vec<Arc<MetadataImage>> = world.brokers().map(|(_, broker)| broker.metadata.image()).collect();
     images.sort_by_key(|image| image.applied);
     let mut defects = Vec::new();
     for pair in images.windows(2) {
@@ -61,12 +33,6 @@ pub fn at_rest(world: &World) -> Vec<String> {
     defects.extend(check_objects(world, &image));
     defects.extend(check_tails(world, &image));
     defects
-}
-
-/// What each broker that is up knows of the cluster.
-fn images(world: &World) -> Vec<Arc<MetadataImage>> {
-    let up = world.node_ids().filter_map(|node| world.node(node).broker.lock().upgrade());
-    up.map(|broker| broker.metadata.image()).collect()
 }
 
 /// Every committed object is in the store as it was committed, and holds the ranges that are said to lie in it.

@@ -16,6 +16,7 @@ use object_store::ObjectStore;
 use parking_lot::Mutex;
 use wal::Logs;
 
+use crate::logs::WatchedLogs;
 use crate::world::World;
 
 /// Wall-clock time at which every simulation begins.
@@ -136,7 +137,7 @@ impl Machine for SimulatedMachine {
     }
 
     fn logs(&self) -> Arc<dyn Logs> {
-        Arc::new(self.world.disks.logs(self.life.clone()))
+        Arc::new(WatchedLogs::new(self.world.disks.logs(self.life.clone()), &self.world, self.node))
     }
 
     fn objects(&self, _url: &str) -> Result<Arc<dyn ObjectStore>, String> {

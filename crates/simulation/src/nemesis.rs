@@ -67,6 +67,9 @@ pub enum StoreTrouble {
 }
 
 impl StoreTrouble {
+    /// What is trouble.
+    const ALL: [Self; 3] = [Self::Down, Self::Failing, Self::Slow];
+
     fn plan(self) -> FaultPlan {
         let sound = sound_store();
         let all =
@@ -89,6 +92,8 @@ impl StoreTrouble {
 /// Actions by the time from the beginning of the faults, in order.
 pub struct Nemesis {
     actions: VecDeque<(Duration, Action)>,
+    /// Actions that wait for a move to be under way, not before some time; their times count from then.
+    ambushes: VecDeque<(Duration, Vec<(Duration, Action)>)>,
     /// How long faults strike.
     pub length: Duration,
     /// How many there are.
@@ -116,6 +121,7 @@ struct Draw {
     nodes: i32,
     partitions: u32,
     actions: Vec<(Duration, Action)>,
+    ambushes: Vec<(Duration, Vec<(Duration, Action)>)>,
 }
 
 impl Draw {
@@ -177,21 +183,22 @@ impl Draw {
         Action::Order(Order::Move(partition, node))
     }
 
-    /// While a partition is moved, some message between two nodes gets lost, so that somebody does not know what became of it; and
-    /// at times one of the two does not live to hear.
-    fn shift_and_cut(&self, node: NodeId, at: Duration, until: Duration) -> Vec<(Duration, Action)> {
-        let others: Vec<NodeId> = (1..=self.nodes).map(NodeId).filter(|other| *other != node).collect();
-        let other = *self.one_of(&others);
-        let (from, to) = if self.random.below(2) == 0 { (node, other) } else { (other, node) };
-        let since = at + self.millis(20, 400);
-        let mut actions = cut(&[host(from)], &[host(to)], since, since + (until - at));
-        actions.push((at, self.shift(node)));
-        if self.random.below(2) == 0 {
-            let dies = since + self.millis(20, 2_500);
-            let victim = *self.one_of(&[from, to]);
-            actions.extend([(dies, Action::Kill(victim)), (dies + (until - at), Action::Start(victim))]);
-        }
-        actions
+    /// Something strikes in the midst of the next move, so that somebody does not hear what became of it, or does not live to.
+    fn ambush(&mut self, node: NodeId, at: Duration, length: Duration) {
+        let since = self.millis(0, 150);
+        let until = since + length;
+        let strike = match self.random.below(6) {
+            0 | 1 => vec![(since, Action::Kill(node)), (until, Action::Start(node))],
+            2 => vec![(since, Action::Freeze(node)), (until, Action::Thaw(node))],
+            3 => self.cut_off(node, since, until),
+            _ => {
+                let others: Vec<NodeId> = (1..=self.nodes).map(NodeId).filter(|other| *other != node).collect();
+                cut(&[host(node)], &[host(*self.one_of(&others))], since, until)
+            }
+        };
+        self.ambushes.push((at, strike));
+        let target = self.node();
+        self.actions.push((at, self.shift(target)));
     }
 
     /// One fault, from `at` until it is over.
@@ -223,7 +230,7 @@ impl Draw {
                 _ => vec![(at, Action::FailSync(node))],
             },
             17 => {
-                let kind = *self.one_of(&[StoreTrouble::Down, StoreTrouble::Failing, StoreTrouble::Slow]);
+                let kind = *self.one_of(&StoreTrouble::ALL);
                 both(Action::Store(kind), Action::Store(StoreTrouble::None))
             }
             18 => {
@@ -233,7 +240,7 @@ impl Draw {
             }
             19 | 20 => both(Action::Order(Order::Drain(node)), Action::Order(Order::Resume(node))),
             21 | 22 => vec![(at, self.shift(node))],
-            _ => self.shift_and_cut(node, at, until),
+            _ => return self.ambush(node, at, until - at),
         };
         self.actions.extend(actions);
     }
@@ -252,7 +259,7 @@ impl Nemesis {
     #[must_use]
     pub fn new(seed: u64, nodes: i32, partitions: u32) -> Self {
         let random = SeededRandom::new(seed ^ 0x006e_656d_6573_6973);
-        let mut draw = Draw { random, nodes, partitions, actions: Vec::new() };
+        let mut draw = Draw { random, nodes, partitions, actions: Vec::new(), ambushes: Vec::new() };
         let length_ms = 4_000 + draw.random.below(12_000);
         let faults = 1 + draw.random.below(12);
         let mut at = Duration::ZERO;
@@ -267,6 +274,13 @@ impl Nemesis {
             let at = draw.millis(100, length_ms / 2);
             draw.actions.extend([(at, Action::Pace(node, percent))]);
         }
+        if draw.random.below(5) == 0 {
+            // The object store is in trouble for long, so that much lies in logs alone.
+            let trouble = *draw.one_of(&StoreTrouble::ALL);
+            let at = draw.millis(100, length_ms / 2);
+            let until = at + draw.millis(length_ms / 4, length_ms);
+            draw.actions.extend([(at, Action::Store(trouble)), (until, Action::Store(StoreTrouble::None))]);
+        }
         if draw.random.below(4) == 0 {
             // A rolling restart.
             for (turn, node) in (0..).zip(1..=nodes) {
@@ -276,8 +290,10 @@ impl Nemesis {
             }
         }
         draw.actions.sort_by_key(|(at, _)| *at);
+        draw.ambushes.sort_by_key(|(at, _)| *at);
         Self {
             actions: draw.actions.into(),
+            ambushes: draw.ambushes.into(),
             length: Duration::from_millis(length_ms),
             faults,
             wanted: (1..=nodes).map(NodeId).collect(),
@@ -288,6 +304,10 @@ impl Nemesis {
 
     /// Does everything that is due `since` the beginning.
     pub fn strike(&mut self, sim: &mut Sim<'_>, world: &World, since: Duration) {
+        if let Some((_, strike)) = self.ambushes.pop_front_if(|(at, _)| *at <= since && is_moving(world)) {
+            self.actions.extend(strike.into_iter().map(|(after, action)| (since + after, action)));
+            self.actions.make_contiguous().sort_by_key(|(at, _)| *at);
+        }
         while let Some((_, action)) = self.actions.pop_front_if(|(at, _)| *at <= since) {
             self.apply(&action, sim, world);
         }
@@ -297,6 +317,7 @@ impl Nemesis {
     /// Mends everything, and gives up what was still to come.
     pub fn heal(&mut self, sim: &mut Sim<'_>, world: &World) {
         self.actions.clear();
+        self.ambushes.clear();
         self.frozen.clear();
         let hosts: Vec<String> = world.node_ids().map(host).chain(CLIENT_HOSTS.map(str::to_owned)).collect();
         for (index, a) in hosts.iter().enumerate() {
@@ -355,6 +376,7 @@ impl Nemesis {
             }
             Action::Start(node) => drop(self.wanted.insert(*node)),
             Action::Freeze(node) => {
+                world.let_be_late();
                 self.frozen.insert(host(*node));
                 world.node(*node).disk.set_frozen(true);
                 world.node(*node).clocks.freeze();
@@ -370,7 +392,10 @@ impl Nemesis {
             // The thaw does it.
             Action::Mend(a, b) | Action::Release(a, b) if self.frozen.contains(a) || self.frozen.contains(b) => {}
             Action::Mend(from, to) => sim.repair_oneway(from.as_str(), to.as_str()),
-            Action::Hold(a, b) => sim.hold(a.as_str(), b.as_str()),
+            Action::Hold(a, b) => {
+                world.let_be_late();
+                sim.hold(a.as_str(), b.as_str());
+            }
             Action::Release(a, b) => sim.release(a.as_str(), b.as_str()),
             Action::Lose(a, b, permille) => {
                 sim.set_link_fail_rate(a.as_str(), b.as_str(), f64::from(*permille) / 1000.0);
@@ -400,6 +425,11 @@ impl Nemesis {
             sim.crash(host(node));
         }
     }
+}
+
+/// Whether partitions are being given away.
+fn is_moving(world: &World) -> bool {
+    world.brokers().any(|(_, broker)| broker.mover.counters.under_way.load(Ordering::Relaxed) > 0)
 }
 
 fn each_other(world: &World, node: NodeId, mut act: impl FnMut(String)) {

@@ -1,7 +1,7 @@
 //! The process of a broker: starts it, and what it does when it ends.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use broker::config::{BrokerConfig, Properties};
@@ -57,6 +57,8 @@ pub async fn run(world: Arc<World>, node: NodeId) -> turmoil::Result {
     let machine = SimulatedMachine::new(&world, node);
     loop {
         world.judge.source_lost(node.0.unsigned_abs());
+        // What is left of the life before knows nothing new.
+        *world.node(node).broker.lock() = Weak::new();
         world.trace.line(&name, "starts");
         let running = match start_on(config(&world, node), &machine).await {
             Ok(running) => running,

@@ -17,10 +17,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use wal::simulation::{SimulatedDisks, SimulatedSizes};
 
-use crate::invariants::Watch;
 use crate::judge::Judge;
 use crate::machine::Clocks;
 use crate::trace::Trace;
+use crate::watch::Watch;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,6 +147,8 @@ pub struct World {
     pub orders: Mutex<VecDeque<Order>>,
     nodes: Vec<NodeWorld>,
     phase: AtomicU8,
+    /// See [`Self::may_be_late`].
+    may_be_late: AtomicBool,
     /// When everything was healed.
     healed_at: Mutex<Option<Duration>>,
     /// Producers that had a record acknowledged since, that was sent since; by number of their lane.
@@ -172,6 +174,7 @@ impl World {
             nodes: (0..shape.nodes).map(|_| NodeWorld::new(&random)).collect(),
             random,
             phase: AtomicU8::new(Phase::Start as u8),
+            may_be_late: AtomicBool::new(false),
             healed_at: Mutex::default(),
             served: Mutex::default(),
             busy: Mutex::default(),
@@ -188,6 +191,28 @@ impl World {
     /// All nodes.
     pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (1..=self.shape.nodes).map(NodeId)
+    }
+
+    /// What runs on a node, if it is up.
+    #[must_use]
+    pub fn broker(&self, node: NodeId) -> Option<Arc<Broker>> {
+        self.node(node).broker.lock().upgrade()
+    }
+
+    /// What runs on all nodes that are up.
+    pub fn brokers(&self) -> impl Iterator<Item = (NodeId, Arc<Broker>)> + '_ {
+        self.node_ids().filter_map(|node| Some((node, self.broker(node)?)))
+    }
+
+    /// From now on messages may come long after they were sent, and be obeyed long after that.
+    pub fn let_be_late(&self) {
+        self.may_be_late.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether they may.
+    #[must_use]
+    pub fn may_be_late(&self) -> bool {
+        self.may_be_late.load(Ordering::SeqCst)
     }
 
     /// How far the run is.
