@@ -185,12 +185,12 @@ impl Draw {
 
     /// Something strikes in the midst of the next move, so that somebody does not hear what became of it, or does not live to.
     fn ambush(&mut self, node: NodeId, at: Duration, length: Duration) {
-        let since = self.millis(0, 150);
+        let since = self.millis(0, 100);
         let until = since + length;
         let strike = match self.random.below(6) {
-            0 | 1 => vec![(since, Action::Kill(node)), (until, Action::Start(node))],
-            2 => vec![(since, Action::Freeze(node)), (until, Action::Thaw(node))],
-            3 => self.cut_off(node, since, until),
+            0 | 1 | 2 => vec![(since, Action::Kill(node)), (until, Action::Start(node))],
+            3 => vec![(since, Action::Freeze(node)), (until, Action::Thaw(node))],
+            4 => self.cut_off(node, since, until),
             _ => {
                 let others: Vec<NodeId> = (1..=self.nodes).map(NodeId).filter(|other| *other != node).collect();
                 cut(&[host(node)], &[host(*self.one_of(&others))], since, until)
@@ -210,7 +210,7 @@ impl Draw {
         let other = self.one_of(&hosts).clone();
         let name = host(node);
         let both = |first: Action, then: Action| vec![(at, first), (until, then)];
-        let actions = match self.random.below(25) {
+        let actions = match self.random.below(27) {
             0 | 1 | 2 => self.death(node, Action::Kill(node), at, until),
             3 | 4 => self.death(node, Action::CutPower(node), at, until),
             5 => both(Action::Stop(node), Action::Start(node)),
@@ -427,9 +427,12 @@ impl Nemesis {
     }
 }
 
-/// Whether partitions are being given away.
+/// Whether partitions are being given away, and so far that somebody may have taken them.
 fn is_moving(world: &World) -> bool {
-    world.brokers().any(|(_, broker)| broker.mover.counters.under_way.load(Ordering::Relaxed) > 0)
+    world.brokers().any(|(_, broker)| {
+        let is_reserved = || broker.metadata.image().streams.values().any(|stream| stream.reserved.is_some());
+        broker.mover.counters.under_way.load(Ordering::Relaxed) > 0 && is_reserved()
+    })
 }
 
 fn each_other(world: &World, node: NodeId, mut act: impl FnMut(String)) {
