@@ -188,7 +188,7 @@ impl Draw {
         let since = self.millis(0, 100);
         let until = since + length;
         let strike = match self.random.below(6) {
-            0 | 1 | 2 => vec![(since, Action::Kill(node)), (until, Action::Start(node))],
+            0..=2 => vec![(since, Action::Kill(node)), (until, Action::Start(node))],
             3 => vec![(since, Action::Freeze(node)), (until, Action::Thaw(node))],
             4 => self.cut_off(node, since, until),
             _ => {
@@ -211,13 +211,13 @@ impl Draw {
         let name = host(node);
         let both = |first: Action, then: Action| vec![(at, first), (until, then)];
         let actions = match self.random.below(27) {
-            0 | 1 | 2 => self.death(node, Action::Kill(node), at, until),
+            0..=2 => self.death(node, Action::Kill(node), at, until),
             3 | 4 => self.death(node, Action::CutPower(node), at, until),
             5 => both(Action::Stop(node), Action::Start(node)),
             6 | 7 => both(Action::Freeze(node), Action::Thaw(node)),
             8 => cut(&[name], &[other], at, until),
             9 => cut(&[other], &[name], at, until),
-            10 | 11 | 12 => self.cut_off(node, at, until),
+            10..=12 => self.cut_off(node, at, until),
             13 => both(Action::Hold(name.clone(), other.clone()), Action::Release(name, other)),
             14 => {
                 let hour = 3_600_000;
