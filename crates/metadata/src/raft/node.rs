@@ -87,7 +87,7 @@ pub enum StartError {
 /// One node's part in Raft. Ends with [`Node::stop`].
 pub struct Node {
     pub(super) raft: RaftHandle,
-    submitter: Submitter,
+    pub(super) submitter: Submitter,
     incoming: Mutex<Option<Incoming>>,
     snapshots: JoinHandle<()>,
     pub(super) addresses: Arc<Addresses>,
@@ -239,6 +239,10 @@ impl Node {
                 self.take_snapshot(vote, transfer, sequence, chunk).await
             }
             Request::Submit { entry } => self.submit_forwarded(entry).await,
+            Request::Succeed { vote } => {
+                self.leader_lost(NodeId(i32::try_from(vote.node).map_err(text)?), true).await;
+                Ok(Response::Stands)
+            }
         }
     }
 
@@ -486,18 +490,26 @@ impl Submitter {
         address: &str,
         entry: Bytes,
     ) -> Result<Option<(LogIndex, Outcome)>, SubmitError> {
-        let answer = self.transport.call(leader, address, Request::Submit { entry }.encode()).await;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(TransportError::Unreachable(_)) => return Ok(None),
-            Err(TransportError::Lost(reason)) => return Err(SubmitError::Indeterminate(reason)),
-        };
-        match Response::decode(answer) {
+        match self.ask(leader, address, &Request::Submit { entry }).await {
             Ok(Response::Submitted { index, outcome }) => Ok(Some((LogIndex(index), outcome))),
-            Ok(Response::Unavailable(_)) => Ok(None),
-            Ok(Response::Failed(reason)) => Err(SubmitError::Indeterminate(reason)),
+            Ok(Response::Unavailable(_)) | Err(TransportError::Unreachable(_)) => Ok(None),
             Ok(_) => Err(SubmitError::Indeterminate("the leader's answer does not fit".into())),
-            Err(error) => Err(SubmitError::Indeterminate(error.to_string())),
+            Err(TransportError::Lost(reason)) => Err(SubmitError::Indeterminate(reason)),
+        }
+    }
+
+    /// Asks another node. That it failed there, and an answer that makes no sense, are as good as none.
+    pub(super) async fn ask(
+        &self,
+        node: NodeId,
+        address: &str,
+        request: &Request,
+    ) -> Result<Response, TransportError> {
+        let answer = self.transport.call(node, address, request.encode()).await?;
+        match Response::decode(answer) {
+            Ok(Response::Failed(reason)) => Err(TransportError::Lost(reason)),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(TransportError::Lost(error.to_string())),
         }
     }
 }

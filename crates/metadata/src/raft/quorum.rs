@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{LogIndex, NodeId};
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -11,7 +12,8 @@ use openraft::{ChangeMembers, ReadPolicy};
 
 use super::network::node_id;
 use super::node::{Node, raft_id};
-use super::types::{PeerAddress, TypeConfig};
+use super::types::{self, PeerAddress, TypeConfig};
+use crate::wire::Request;
 
 /// A leader and where its peer listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +152,34 @@ impl Node {
         }
         let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
         self.raft.change_membership(change, true).await.map(drop).map_err(write_error)
+    }
+
+    /// Has another voter lead instead of this node, if this one leads: before it stops, so that metadata goes on meanwhile. Returns
+    /// who leads when that is known here, `None` if nobody took over within `at_most`; then this node goes on leading.
+    pub async fn step_down(&self, at_most: Duration) -> Option<NodeId> {
+        let own = self.leader()?;
+        let quorum = self.submitter.quorum();
+        if !quorum.is_leader {
+            return Some(own.node);
+        }
+        let others = quorum.voters.iter().filter(|voter| voter.node != own.node);
+        // Nobody votes for one whose log is behind.
+        let next = others.max_by_key(|voter| voter.log_end)?.node;
+        let (address, _) = self.members().remove(&next)?;
+        let handed_over = async {
+            let vote = types::vote(&self.raft.metrics().borrow_watched().vote);
+            if let Err(error) = self.submitter.ask(next, &address, &Request::Succeed { vote }).await {
+                tracing::debug!(%next, %error, "nobody takes over the lead of metadata");
+                return None;
+            }
+            loop {
+                match self.leader_changed(Some(&own)).await {
+                    Some(leader) => return Some(leader.node),
+                    None => drop(self.leader_changed(None).await),
+                }
+            }
+        };
+        tokio::time::timeout(at_most, handed_over).await.ok().flatten()
     }
 
     /// The connection from the leader ended, so it is probably dead: its lease on this voter's vote is given up, and with

@@ -277,6 +277,27 @@ async fn three_voters_forward_commands_and_survive_their_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_about_to_stop_has_another_one_lead() {
+    let cluster = Cluster::start().await;
+    assert!(matches!(cluster.submit(NodeId(0), &register(7)).await, Outcome::Registered { .. }));
+    let leader = cluster.leader().await;
+    let nodes = cluster.board.nodes.lock().clone();
+    let next = nodes[&leader].step_down(Duration::from_secs(10)).await.expect("somebody takes over");
+    assert_ne!(next, leader);
+    assert!(!nodes[&leader].is_leader());
+    assert_eq!(nodes[&leader].step_down(Duration::ZERO).await, Some(next), "there is nothing to do");
+    assert_eq!(cluster.submit(leader, &topic(1, "orders")).await, Outcome::Done);
+
+    // Whoever is followed by nobody goes on: better this leader than none.
+    let leader = cluster.leader().await;
+    cluster.board.cut_off.lock().insert(leader);
+    assert_eq!(nodes[&leader].step_down(Duration::from_millis(20)).await, None);
+    cluster.board.cut_off.lock().clear();
+    cluster.leader().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn voters_that_have_all_moved_find_each_other_where_they_are_configured() {
     let cluster = Cluster::start().await;
     assert!(matches!(cluster.submit(NodeId(0), &register(7)).await, Outcome::Registered { .. }));

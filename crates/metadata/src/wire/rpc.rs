@@ -35,6 +35,10 @@ pub(crate) enum Request {
     Submit {
         entry: Bytes,
     },
+    /// The leader that has this vote is about to stop: the receiver is to stand for election.
+    Succeed {
+        vote: Vote,
+    },
 }
 
 /// An answer.
@@ -54,6 +58,8 @@ pub(crate) enum Response {
         index: u64,
         outcome: Outcome,
     },
+    /// The receiver of [`Request::Succeed`] stands for election, unless another leader is known there.
+    Stands,
     /// The command was certainly not applied.
     Unavailable(String),
     /// The command may be applied, or the request could not be processed.
@@ -70,7 +76,7 @@ pub(crate) enum AppendOutcome {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RequestMessage {
-    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5")]
     kind: Option<RequestKind>,
 }
 
@@ -84,6 +90,8 @@ enum RequestKind {
     Snapshot(SnapshotPart),
     #[prost(bytes = "bytes", tag = "4")]
     Submit(Bytes),
+    #[prost(message, tag = "5")]
+    Succeed(VoteMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -142,7 +150,7 @@ struct SnapshotPart {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ResponseMessage {
-    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7")]
     kind: Option<ResponseKind>,
 }
 
@@ -160,6 +168,8 @@ enum ResponseKind {
     Unavailable(String),
     #[prost(string, tag = "6")]
     Failed(String),
+    #[prost(bool, tag = "7")]
+    Stands(bool),
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -278,6 +288,7 @@ impl Request {
                 chunk: chunk.clone(),
             }),
             Self::Submit { entry } => RequestKind::Submit(entry.clone()),
+            Self::Succeed { vote } => RequestKind::Succeed((*vote).into()),
         };
         RequestMessage { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -303,6 +314,7 @@ impl Request {
                 chunk: from.chunk,
             },
             RequestKind::Submit(entry) => Self::Submit { entry },
+            RequestKind::Succeed(from) => Self::Succeed { vote: vote(Some(from))? },
         })
     }
 }
@@ -327,6 +339,7 @@ impl Response {
             Self::Submitted { index, outcome } => {
                 ResponseKind::Submitted(SubmittedMessage { index: *index, outcome: Some(outcome_kind(outcome)) })
             }
+            Self::Stands => ResponseKind::Stands(true),
             Self::Unavailable(reason) => ResponseKind::Unavailable(reason.clone()),
             Self::Failed(reason) => ResponseKind::Failed(reason.clone()),
         };
@@ -352,6 +365,7 @@ impl Response {
                 index: from.index,
                 outcome: outcome(from.outcome.ok_or(WireError::Newer("an outcome"))?)?,
             },
+            ResponseKind::Stands(_) => Self::Stands,
             ResponseKind::Unavailable(reason) => Self::Unavailable(reason),
             ResponseKind::Failed(reason) => Self::Failed(reason),
         })

@@ -286,6 +286,7 @@ fn requests_and_answers_come_back() {
         Request::Snapshot { vote, transfer: 1, sequence: 2, chunk: Some(Bytes::from_static(b"y")) },
         Request::Snapshot { vote, transfer: 1, sequence: 2, chunk: None },
         Request::Submit { entry: Bytes::from_static(b"z") },
+        Request::Succeed { vote },
     ] {
         assert_eq!(Request::decode(request.encode()).expect("decodes"), request);
     }
@@ -311,6 +312,7 @@ fn requests_and_answers_come_back() {
         Response::Voted { vote, granted: true, last: Some(id) },
         Response::Snapshot { installed: None },
         Response::Snapshot { installed: Some(vote) },
+        Response::Stands,
         Response::Unavailable("u".into()),
         Response::Failed("f".into()),
     ];
