@@ -12,7 +12,7 @@ use common::{Clock, NodeEpoch, NodeId, StreamId};
 use futures::future::join_all;
 use metadata::balance::{Balancer, Move, Settings};
 use metadata::placement::{plan_preferred, stranded};
-use metadata::{Command, MetadataClient, MetadataImage};
+use metadata::{Command, MetadataClient, MetadataImage, NodeDraining};
 use parking_lot::Mutex;
 
 use super::controller::Controller;
@@ -24,8 +24,11 @@ use super::sessions::Suspicion;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one broker may take to give away what it is asked to.
 const MOVE_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a broker must live before it is given anything: one that comes and goes gets nothing.
-const SETTLE: Duration = Duration::from_secs(3);
+/// How long no broker must have come or gone before leaders are sent anywhere: one that comes and goes gets nothing, and the brokers
+/// that are restarted one after the other do not pass each other's partitions to and fro.
+const SETTLE: Duration = Duration::from_secs(5);
+/// A broker that has lived for so long gets what it should lead even if others still come and go.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// How long a fenced node whose process is there may take to come back, before its log is sealed all the same: its lease is over.
 const RETURN_TIME: Duration = Duration::from_secs(10);
 /// Decisions that are remembered for operators.
@@ -55,8 +58,39 @@ pub struct Balancing {
     decided: AtomicU64,
 }
 
-/// Since when each life of a node is known here.
-type Lives = BTreeMap<NodeId, (NodeEpoch, Duration)>;
+/// The lives of nodes that are known here, on the boot-time clock.
+#[derive(Default)]
+struct Lives {
+    since: BTreeMap<NodeId, (NodeEpoch, NodeDraining, Duration)>,
+    /// When one began or ended, or began to give away what it leads.
+    changed: Duration,
+}
+
+impl Lives {
+    fn follow(&mut self, image: &MetadataImage, now: Duration) {
+        let known = self.since.len();
+        self.since.retain(|id, (epoch, draining, _)| {
+            let node = image.nodes.get(id).filter(|node| !node.fenced);
+            node.is_some_and(|node| (node.epoch, node.draining) == (*epoch, *draining))
+        });
+        let mut has_changed = self.since.len() < known;
+        for node in image.nodes.values().filter(|node| !node.fenced) {
+            self.since.entry(node.id).or_insert_with(|| {
+                has_changed = true;
+                (node.epoch, node.draining, now)
+            });
+        }
+        if has_changed {
+            self.changed = now;
+        }
+    }
+
+    /// Whether `node` may be given what it should lead.
+    fn is_settled(&self, node: NodeId, now: Duration) -> bool {
+        let is_calm = now.saturating_sub(self.changed) >= SETTLE;
+        self.since.get(&node).is_some_and(|(.., since)| is_calm || now.saturating_sub(*since) >= SETTLE_MAX)
+    }
+}
 
 impl Balancing {
     pub(super) fn new(
@@ -107,17 +141,17 @@ impl Balancing {
 
     /// Works while this node is the active controller.
     pub(super) async fn run(self: Arc<Self>) -> Infallible {
-        let (mut lives, mut since) = (Lives::new(), BTreeMap::new());
+        let (mut lives, mut since) = (Lives::default(), BTreeMap::new());
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             if !self.controller.is_active() {
-                (*self.balancer.lock(), lives, since) = (fresh(), Lives::new(), BTreeMap::new());
+                (*self.balancer.lock(), lives, since) = (fresh(), Lives::default(), BTreeMap::new());
                 drop(self.controller.take_loads());
                 continue;
             }
             let image = self.metadata.image();
             self.balancer.lock().observe(self.clock.boot(), &image, &self.controller.take_loads());
-            self.remember(&mut lives, &image);
+            lives.follow(&image, self.clock.boot());
             self.end_again(&mut since, &image).await;
             if self.mode != BalanceMode::Off {
                 self.balance(&image).await;
@@ -137,14 +171,6 @@ impl Balancing {
             let waited = now.saturating_sub(*since.entry((node, epoch)).or_insert(now));
             let suspicion = if waited >= RETURN_TIME { Suspicion::Expired } else { Suspicion::Probe };
             self.controller.end(node, epoch, suspicion).await;
-        }
-    }
-
-    fn remember(&self, lives: &mut Lives, image: &MetadataImage) {
-        let now = self.clock.boot();
-        lives.retain(|id, (epoch, _)| image.is_live(*id) && image.nodes[id].epoch == *epoch);
-        for node in image.nodes.values().filter(|node| !node.fenced) {
-            lives.entry(node.id).or_insert((node.epoch, now));
         }
     }
 
@@ -180,9 +206,9 @@ impl Balancing {
     /// Asks leaders to give away what others should lead.
     async fn send_home(&self, lives: &Lives) {
         let (image, now) = (self.metadata.image(), self.clock.boot());
-        let settled = |id: NodeId| lives.get(&id).is_some_and(|(_, since)| now.saturating_sub(*since) >= SETTLE);
         let mut by_leader: BTreeMap<NodeId, Vec<(StreamId, NodeId)>> = BTreeMap::new();
-        for (stream, target) in plan_preferred(&image).into_iter().filter(|(_, target)| settled(*target)) {
+        for (stream, target) in plan_preferred(&image).into_iter().filter(|(_, target)| lives.is_settled(*target, now))
+        {
             if let Some(leader) = image.leader_of(stream) {
                 by_leader.entry(leader).or_default().push((stream, target));
             }
@@ -213,4 +239,58 @@ fn describe(image: &MetadataImage, one: &Move, verb: &str) -> String {
 
 fn fresh() -> Balancer {
     Balancer::new(Settings::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use metadata::NodeImage;
+    use metadata::command::Registration;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const ONE: NodeId = NodeId(1);
+
+    fn image(nodes: &[(i32, u64, NodeDraining)]) -> MetadataImage {
+        let mut image = MetadataImage::default();
+        for (id, epoch, draining) in nodes {
+            let registration = Registration::new(NodeId(*id), Uuid::from_u128(1));
+            let node = NodeImage { draining: *draining, ..NodeImage::new(&registration, NodeEpoch(*epoch)) };
+            image.nodes.insert(NodeId(*id), Arc::new(node));
+        }
+        image
+    }
+
+    #[test]
+    fn leaders_go_where_they_belong_when_nobody_has_come_or_gone_for_a_while() {
+        let at = Duration::from_secs;
+        let mut lives = Lives::default();
+        let both = image(&[(1, 1, NodeDraining::No), (2, 1, NodeDraining::No)]);
+        lives.follow(&both, at(0));
+        assert!(!lives.is_settled(ONE, at(4)));
+        assert!(lives.is_settled(ONE, at(5)));
+
+        let stopping = image(&[(1, 1, NodeDraining::No), (2, 1, NodeDraining::Stopping)]);
+        lives.follow(&stopping, at(10));
+        assert!(!lives.is_settled(ONE, at(14)), "the next one of a rolling restart");
+        lives.follow(&image(&[(1, 1, NodeDraining::No)]), at(11));
+        lives.follow(&image(&[(1, 1, NodeDraining::No), (2, 2, NodeDraining::No)]), at(12));
+        assert!(!lives.is_settled(ONE, at(16)));
+        assert!(lives.is_settled(ONE, at(17)));
+        assert!(lives.is_settled(NodeId(2), at(17)));
+        assert!(!lives.is_settled(NodeId(3), at(17)), "nobody knows it");
+    }
+
+    #[test]
+    fn a_broker_that_comes_and_goes_does_not_keep_the_others_waiting_for_ever() {
+        let mut lives = Lives::default();
+        for second in 0..=60 {
+            let image = image(&[(1, 1, NodeDraining::No), (2, second, NodeDraining::No)]);
+            lives.follow(&image, Duration::from_secs(second));
+        }
+        assert!(lives.is_settled(ONE, Duration::from_secs(60)));
+        assert!(!lives.is_settled(NodeId(2), Duration::from_secs(60)));
+    }
 }
