@@ -80,18 +80,23 @@ impl Client {
 
     /// The answer to the oldest request that has none yet.
     async fn answer<R: Request>(&mut self, version: i16) -> R::Response {
+        self.next_answer::<R>(version).await.expect("answered")
+    }
+
+    /// The same, or `None` if the connection has ended.
+    async fn next_answer<R: Request>(&mut self, version: i16) -> Option<R::Response> {
         let key = ApiKey::try_from(R::KEY).expect("known");
         let receive = async {
-            let length = self.stream.read_u32().await.expect("answered");
+            let length = self.stream.read_u32().await.ok()?;
             let mut answer = vec![0; length as usize];
             self.stream.read_exact(&mut answer).await.expect("answered whole");
-            Bytes::from(answer)
+            Some(Bytes::from(answer))
         };
-        let mut answer = tokio::time::timeout(PATIENCE, receive).await.expect("answered in time");
+        let mut answer = tokio::time::timeout(PATIENCE, receive).await.expect("answered in time")?;
         let header = ResponseHeader::decode(&mut answer, key.response_header_version(version)).expect("decodes");
         self.answered += 1;
         assert_eq!(header.correlation_id, self.answered);
-        R::Response::decode(&mut answer, version).expect("decodes")
+        Some(R::Response::decode(&mut answer, version).expect("decodes"))
     }
 
     async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
@@ -453,6 +458,43 @@ async fn requests_in_front_of_a_bad_one_are_answered_before_the_connection_close
     frames.put(unknown_key);
     client.stream.write_all(&frames).await.expect("sent");
     assert!(client.is_closed().await);
+    broker.stop().await;
+}
+
+/// Or clients that are not idempotent would write it again elsewhere.
+#[tokio::test]
+async fn what_was_appended_before_a_stop_is_acknowledged_first() {
+    const CLIENTS: usize = 20;
+    let directory = tempfile::tempdir().expect("a directory");
+    let broker = started(directory.path(), &[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Client::connect(&broker).await);
+    }
+    create(&mut clients[0], "t").await;
+    let request = produce("t", -1, 50_000);
+    for client in &mut clients {
+        for _ in 0..5 {
+            client.send(9, &request).await;
+        }
+    }
+    assert_eq!(produce_error(&clients[0].answer::<ProduceRequest>(9).await), 0);
+    let reading = async {
+        let mut acknowledged = 1;
+        for client in &mut clients {
+            while let Some(answer) = client.next_answer::<ProduceRequest>(9).await {
+                acknowledged += i64::from(produce_error(&answer) == 0);
+            }
+        }
+        acknowledged
+    };
+    let (_, acknowledged) = tokio::join!(broker.stop(), reading);
+    let broker = started(directory.path(), &[]).await;
+    let mut client = Client::connect(&broker).await;
+    let partition = ListOffsetsPartition::default().with_timestamp(-1).with_current_leader_epoch(-1);
+    let topic = ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+    let list = ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![topic]);
+    assert_eq!(client.call(5, &list).await.topics[0].partitions[0].offset, acknowledged);
     broker.stop().await;
 }
 

@@ -4,7 +4,8 @@
 //! Rule **ack-after-durable**: a response that waits for an LSN enters the outbox only once the WAL's durable
 //! position has reached it; if the log fails first, the connection closes and the outcome stays unknown to the client.
 //! Rule **answered-before-closed**: a request that makes the connection close is not taken before those in front of it
-//! are answered, as in Kafka, which handles one at a time.
+//! are answered, as in Kafka, which handles one at a time. Nor are acknowledgements lost when the broker stops: clients that
+//! are not idempotent would write the same again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +15,9 @@ use std::time::Duration;
 
 use common::Lsn;
 use common::budget::{ByteBudget, ByteLease};
+use common::supervisor::StopSignal;
 use futures::future::{BoxFuture, FutureExt};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Sleep;
 use wal::{DurableLsn, WalFailed};
 
@@ -34,6 +37,9 @@ const FRAME_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Responses to requests in front of the one that closes the connection must be ready and taken within this time.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long requests that were taken in before the broker stops may take to be answered.
+const STOP_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// An answer that is not taken for this long is copied, so that it does not hold the memory of the log.
 const UNSHARE_AFTER: Duration = Duration::from_secs(1);
@@ -149,6 +155,8 @@ pub(super) enum Closed {
     NoMemory,
     #[error("idle")]
     Idle,
+    #[error("the broker is stopping")]
+    Stopping,
     #[error("the client sends or reads too slowly while others wait for the memory")]
     Stalled,
 }
@@ -179,9 +187,22 @@ impl Connection {
         }
     }
 
-    /// Serves the connection until it ends.
-    pub(super) async fn run(mut self) -> Closed {
-        std::future::poll_fn(|context| self.poll(context)).await
+    /// Serves the connection until it ends, or what was taken in before a stop is answered.
+    pub(super) async fn run(mut self, mut stop: StopSignal) -> Closed {
+        tokio::select! {
+            biased;
+            closed = std::future::poll_fn(|context| self.poll(context)) => return closed,
+            () = stop.stopped() => {}
+        }
+        if self.pending.is_empty() && self.outbox.is_empty() {
+            return Closed::Stopping;
+        }
+        self.close_within(Closed::Stopping, STOP_TIME_MAX);
+        let closed = std::future::poll_fn(|context| self.poll(context)).await;
+        if matches!(closed, Closed::Stopping) {
+            let _ = tokio::time::timeout(STOP_TIME_MAX, part(self.socket)).await;
+        }
+        closed
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Closed> {
@@ -241,10 +262,14 @@ impl Connection {
     /// Lets the connection end for this reason once what is pending is answered.
     fn close_after(&mut self, outcome: Result<(), Closed>) {
         if let Err(reason) = outcome {
-            let now = self.broker.clock.boot();
-            self.check.within(now, CLOSE_TIME_MAX);
-            self.closing = Some((reason, now + CLOSE_TIME_MAX));
+            self.close_within(reason, CLOSE_TIME_MAX);
         }
+    }
+
+    fn close_within(&mut self, reason: Closed, limit: Duration) {
+        let now = self.broker.clock.boot();
+        self.check.within(now, limit);
+        self.closing = Some((reason, now + limit));
     }
 
     /// Whether something pending must be done before more is taken in: the newest, where later requests may count on
@@ -412,6 +437,15 @@ impl Connection {
             }
         }
         Ok(())
+    }
+}
+
+/// Leaves the client time to read its answers. A socket that is closed while it has bytes that nobody read resets the
+/// connection, which takes the answers from the client that did not read them yet.
+async fn part(mut socket: TcpStream) {
+    let mut unread = vec![0; 16 << 10];
+    if socket.shutdown().await.is_ok() {
+        while socket.read(&mut unread).await.is_ok_and(|read| read > 0) {}
     }
 }
 

@@ -101,14 +101,14 @@ impl BoundListener {
         Ok(Self { config, socket })
     }
 
-    /// Accepts connections until told to stop, then ends those that are open.
+    /// Accepts connections until told to stop; returns when those that are open have ended, which are told as well.
     pub async fn serve(self, broker: Arc<Broker>, mut stop: StopSignal) -> io::Result<()> {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = stop.stopped() => break,
                 accepted = self.socket.accept() => match accepted {
-                    Ok((socket, peer)) => self.admit(&broker, socket, peer, &mut connections),
+                    Ok((socket, peer)) => self.admit(&broker, socket, peer, &stop, &mut connections),
                     Err(error) => {
                         // Out of file descriptors, mostly: existing connections go on and free some.
                         tracing::warn!(%error, "cannot accept a connection");
@@ -118,11 +118,20 @@ impl BoundListener {
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
             }
         }
-        connections.shutdown().await;
+        // Nobody waits for an acceptance any more.
+        drop(self.socket);
+        while connections.join_next().await.is_some() {}
         Ok(())
     }
 
-    fn admit(&self, broker: &Arc<Broker>, socket: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
+    fn admit(
+        &self,
+        broker: &Arc<Broker>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        stop: &StopSignal,
+        connections: &mut JoinSet<()>,
+    ) {
         let limits = &broker.connections;
         let image = broker.metadata.image();
         let layers = Layers::new(&image, &broker.config);
@@ -141,10 +150,10 @@ impl BoundListener {
             peer,
             refused_batch: RefusedBatch::default(),
         });
-        let broker = Arc::clone(broker);
+        let (broker, stop) = (Arc::clone(broker), stop.clone());
         connections.spawn(async move {
             let _place = place;
-            match Connection::new(broker, info, socket).run().await {
+            match Connection::new(broker, info, socket).run(stop).await {
                 Closed::Read(ReadError::Closed) => {}
                 reason => tracing::debug!(%peer, %reason, "connection closed"),
             }
