@@ -503,8 +503,11 @@ impl RunningBroker {
         // Without a quorum, as when all nodes stop together, nothing can be given away, and nobody would tell.
         let since = broker.clock.boot();
         let leave = drainer::leave(&broker.mover, &broker.metadata, &*broker.clock, DRAIN_GRACE);
-        if tokio::time::timeout(DRAIN_GRACE, leave).await.is_err() {
-            tracing::warn!("not everything could be given away in time: others adopt the rest");
+        match tokio::time::timeout(DRAIN_GRACE, leave).await {
+            // Clients find a leader that they do not have to leave at once, at whoever they ask next.
+            Ok(true) => broker.member.bow_out().await,
+            Ok(false) => {}
+            Err(_) => tracing::warn!("not everything could be given away in time: others adopt the rest"),
         }
         self.network.stop(TASK_GRACE).await;
         broker.partitions.append_final_checkpoints();

@@ -29,6 +29,8 @@ use crate::start::StartError;
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the answer to a change of metadata waits for brokers that have not heard of it.
 const KNOWN_WAIT: Duration = Duration::from_secs(1);
+/// How long an election may take that a leader calls before it stops.
+const STEP_DOWN_WAIT: Duration = Duration::from_secs(1);
 /// Pause between rounds of questions.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
 /// A node of several waits so long for the others, telling so now and then.
@@ -140,6 +142,14 @@ impl Member {
             identity,
             address,
         })
+    }
+
+    /// Before this node stops: another one leads the quorum, if one can, and every live broker knows what this one knows. The end of
+    /// this one is then no reason for anybody to tell clients of leaders that were.
+    pub async fn bow_out(&self) {
+        let leader = self.raft.step_down(STEP_DOWN_WAIT).await;
+        self.wait_known_everywhere().await;
+        tracing::debug!(leader = ?leader, "nobody needs this node to know who leads");
     }
 
     /// Waits, at most a second, until every live broker has applied what this one has.

@@ -499,12 +499,7 @@ impl Submitter {
     }
 
     /// Asks another node. That it failed there, and an answer that makes no sense, are as good as none.
-    pub(super) async fn ask(
-        &self,
-        node: NodeId,
-        address: &str,
-        request: &Request,
-    ) -> Result<Response, TransportError> {
+    pub(super) async fn ask(&self, node: NodeId, address: &str, request: &Request) -> Result<Response, TransportError> {
         let answer = self.transport.call(node, address, request.encode()).await?;
         match Response::decode(answer) {
             Ok(Response::Failed(reason)) => Err(TransportError::Lost(reason)),
