@@ -43,13 +43,12 @@ fn survive(options: &Options, during: impl FnOnce()) {
         .unwrap_or_else(|error| panic!("after kill {kill}: {error:#}\n{}\n{}", driver.log(), cluster.log()));
         recoveries.extend(acked);
     }
-    let (counts, verdict) =
-        driver.finish().unwrap_or_else(|error| panic!("{error:#}\nlog of the node:\n{}", cluster.log()));
+    let verdict = driver.finish_clean().unwrap_or_else(|error| {
+        panic!("{error:#}\nkept in {}\nlog of the node:\n{}", dir.keep().display(), cluster.log())
+    });
     recoveries.sort_unstable();
     let middle = recoveries.get(recoveries.len() / 2);
     eprintln!("{} kills, kill to ack p50 {middle:?}, max {:?}; {verdict}", recoveries.len(), recoveries.last());
-    assert!(verdict.is_clean(), "{verdict}\nkept in {}", dir.keep().display());
-    assert_eq!(counts.unknown, 0, "no producer gave up");
     assert!(verdict.acked > 100 && verdict.records_polled >= verdict.acked, "the run proves something: {verdict}");
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::tools;
+use super::{tools, wait_until};
 use crate::history::{History, Limits, Verdict, replay};
 
 /// How much the driver has seen so far.
@@ -84,6 +84,31 @@ impl Driver {
         writeln!(self.input, "status").with_context(|| self.log())?;
         let line = self.expect("status", Duration::from_secs(10))?;
         counts(&line)
+    }
+
+    /// Lets the load run until `records` more are acked and consumed.
+    ///
+    /// # Errors
+    /// They are not within the driver's patience, or it has ended.
+    pub fn let_run(&mut self, records: u64) -> Result<()> {
+        let from = self.counts()?;
+        let mut failed = None;
+        let waited = wait_until(self.patience, "more records are acked and consumed", || match self.counts() {
+            Ok(now) => now.acked >= from.acked + records && now.polled >= from.polled + records,
+            Err(error) => failed.replace(error).is_none(),
+        });
+        failed.map_or(waited, Err).with_context(|| self.log())
+    }
+
+    /// [`Self::finish`] where no client may have seen anything wrong.
+    ///
+    /// # Errors
+    /// As there; the history shows a defect, or a producer gave up.
+    pub fn finish_clean(self) -> Result<Verdict> {
+        let (counts, verdict) = self.finish()?;
+        ensure!(verdict.is_clean(), "{verdict}");
+        ensure!(counts.unknown == 0, "producers gave up on {} records: {verdict}", counts.unknown);
+        Ok(verdict)
     }
 
     /// Ends the load, lets the driver drain the group and read everything back, and judges its history.
