@@ -177,7 +177,10 @@ impl Node {
     /// Whether this node leads, as far as it knows.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        self.raft.is_leader()
+        // The same look at Raft as `leader`'s.
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.current_leader == Some(metrics.id)
     }
 
     /// Writes a snapshot now and lets the log go that it covers.

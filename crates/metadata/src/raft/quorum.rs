@@ -15,6 +15,9 @@ use super::node::{Node, raft_id};
 use super::types::{self, PeerAddress, TypeConfig};
 use crate::wire::Request;
 
+/// A successor that has not been elected in this time, perhaps as its log was behind after all, is asked again, or another one.
+const SUCCESSION_RETRY: Duration = Duration::from_millis(200);
+
 /// A leader and where its peer listener is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderInfo {
@@ -42,7 +45,9 @@ impl Node {
     /// Who leads, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<LeaderInfo> {
-        let metrics = self.raft.metrics();
+        // What `leader_changed` watches: Raft publishes its other metrics at another moment, and a change that is looked up
+        // there too early would be missed.
+        let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader?;
         let logged = metrics.membership_config.membership().get_node(&leader).map(|node| Arc::clone(&node.0));
@@ -157,36 +162,39 @@ impl Node {
     /// Has another voter lead instead of this node, if this one leads: before it stops, so that metadata goes on meanwhile. Returns
     /// who leads when that is known here, `None` if nobody took over within `at_most`; then this node goes on leading.
     pub async fn step_down(&self, at_most: Duration) -> Option<NodeId> {
-        let own = self.leader()?;
-        let quorum = self.submitter.quorum();
-        if !quorum.is_leader {
-            return Some(own.node);
-        }
-        let others = quorum.voters.iter().filter(|voter| voter.node != own.node);
-        // Nobody votes for one whose log is behind.
-        let next = others.max_by_key(|voter| voter.log_end)?.node;
-        let (address, _) = self.members().remove(&next)?;
         let handed_over = async {
-            let vote = types::vote(&self.raft.metrics().borrow_watched().vote);
-            if let Err(error) = self.submitter.ask(next, &address, &Request::Succeed { vote }).await {
-                tracing::debug!(%next, %error, "nobody takes over the lead of metadata");
-                return None;
+            let own = self.leader().filter(|_| self.is_leader());
+            while own.is_some() && self.leader() == own {
+                self.ask_to_succeed().await?;
+                let _ = tokio::time::timeout(SUCCESSION_RETRY, self.leader_changed(own.as_ref())).await;
             }
-            loop {
-                match self.leader_changed(Some(&own)).await {
-                    Some(leader) => return Some(leader.node),
-                    None => drop(self.leader_changed(None).await),
-                }
+            match self.leader() {
+                Some(leader) => Some(leader.node),
+                None => Some(self.leader_changed(None).await?.node),
             }
         };
         tokio::time::timeout(at_most, handed_over).await.ok().flatten()
+    }
+
+    /// Asks the voter that is furthest, for nobody votes for one whose log is behind, to stand for election; `None` if there is none.
+    async fn ask_to_succeed(&self) -> Option<()> {
+        let quorum = self.submitter.quorum();
+        let others = quorum.voters.iter().filter(|voter| Some(voter.node) != quorum.leader);
+        let next = others.max_by_key(|voter| voter.log_end)?.node;
+        let (address, _) = self.members().remove(&next)?;
+        let request = Request::Succeed { vote: types::vote(&self.raft.metrics().borrow_watched().vote) };
+        let asked = tokio::time::timeout(SUCCESSION_RETRY, self.submitter.ask(next, &address, &request));
+        if let Ok(Err(error)) = asked.await {
+            tracing::debug!(%next, %error, "it does not take over the lead of metadata");
+        }
+        Some(())
     }
 
     /// The connection from the leader ended, so it is probably dead: its lease on this voter's vote is given up, and with
     /// `stand` this node stands for election at once. If the leader lives after all, that costs an election and no more.
     pub async fn leader_lost(&self, leader: NodeId, stand: bool) {
         let request = {
-            let metrics = self.raft.metrics();
+            let metrics = self.raft.server_metrics();
             let metrics = metrics.borrow_watched();
             if metrics.current_leader.map(node_id) != Some(leader) || metrics.current_leader == Some(metrics.id) {
                 return;
