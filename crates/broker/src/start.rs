@@ -176,8 +176,9 @@ impl RunningController {
         }
     }
 
-    /// Stops it. The quorum elects another.
+    /// Stops it. Another one leads before it does.
     pub async fn stop(self) {
+        self.member.bow_out().await;
         self.supervisor.stop(TASK_GRACE).await;
         self.member.raft.stop().await;
     }
@@ -504,9 +505,8 @@ impl RunningBroker {
         let since = broker.clock.boot();
         let leave = drainer::leave(&broker.mover, &broker.metadata, &*broker.clock, DRAIN_GRACE);
         match tokio::time::timeout(DRAIN_GRACE, leave).await {
-            // Clients find a leader that they do not have to leave at once, at whoever they ask next.
-            Ok(true) => broker.member.bow_out().await,
-            Ok(false) => {}
+            // Whoever clients ask next tells them of the new leaders.
+            Ok(()) => broker.member.bow_out().await,
             Err(_) => tracing::warn!("not everything could be given away in time: others adopt the rest"),
         }
         self.network.stop(TASK_GRACE).await;

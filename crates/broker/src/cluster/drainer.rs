@@ -33,12 +33,12 @@ pub(crate) async fn run(mover: Arc<Mover>, metadata: MetadataClient) {
     }
 }
 
-/// Gives everything away before a stop, for at most `at_most`; returns whether nothing is left. What is left has to be adopted.
-pub(crate) async fn leave(mover: &Mover, metadata: &MetadataClient, clock: &dyn Clock, at_most: Duration) -> bool {
+/// Gives everything away before a stop, for at most `at_most`. What is left has to be adopted.
+pub(crate) async fn leave(mover: &Mover, metadata: &MetadataClient, clock: &dyn Clock, at_most: Duration) {
     let since = clock.boot();
     let (node, node_epoch) = mover.life();
     if plan_drain(&metadata.image(), node).is_empty() {
-        return true;
+        return;
     }
     match metadata.submit(Command::StopNode { node, node_epoch }).await {
         Ok(Outcome::Done) => {}
@@ -47,11 +47,10 @@ pub(crate) async fn leave(mover: &Mover, metadata: &MetadataClient, clock: &dyn 
     while clock.boot().saturating_sub(since) < at_most {
         let plan = plan_drain(&metadata.image(), node);
         if plan.is_empty() {
-            return true;
+            return;
         }
         if mover.give_away(plan).await == 0 {
             tokio::time::sleep(RETRY).await;
         }
     }
-    false
 }
