@@ -147,6 +147,16 @@ fn fetch(topic: &'static str, min_bytes: i32, max_bytes: i32) -> FetchRequest {
         .with_topics(vec![topic])
 }
 
+/// What `ListOffsets` asks for instead of a time.
+const EARLIEST: i64 = -2;
+const LATEST: i64 = -1;
+
+fn list_offsets(topic: &'static str, timestamp: i64) -> ListOffsetsRequest {
+    let partition = ListOffsetsPartition::default().with_timestamp(timestamp).with_current_leader_epoch(-1);
+    let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+    ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![topic])
+}
+
 fn produce_error(response: &ProduceResponse) -> i16 {
     response.responses[0].partition_responses[0].error_code
 }
@@ -229,11 +239,8 @@ async fn a_request_sees_what_the_one_before_it_did() {
     let partition = DeleteRecordsPartition::default().with_offset(2);
     let topic = DeleteRecordsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
     let delete = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(5_000);
-    let partition = ListOffsetsPartition::default().with_timestamp(-2).with_current_leader_epoch(-1);
-    let topic = ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
-    let list = ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![topic]);
     let mut frames = client.frame(2, &delete);
-    frames.extend_from_slice(&client.frame(5, &list));
+    frames.extend_from_slice(&client.frame(5, &list_offsets("t", EARLIEST)));
     client.stream.write_all(&frames).await.expect("sent");
     assert_eq!(client.answer::<DeleteRecordsRequest>(2).await.topics[0].partitions[0].low_watermark, 2);
     assert_eq!(client.answer::<ListOffsetsRequest>(5).await.topics[0].partitions[0].offset, 2);
@@ -491,10 +498,7 @@ async fn what_was_appended_before_a_stop_is_acknowledged_first() {
     let (_, acknowledged) = tokio::join!(broker.stop(), reading);
     let broker = started(directory.path(), &[]).await;
     let mut client = Client::connect(&broker).await;
-    let partition = ListOffsetsPartition::default().with_timestamp(-1).with_current_leader_epoch(-1);
-    let topic = ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
-    let list = ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![topic]);
-    assert_eq!(client.call(5, &list).await.topics[0].partitions[0].offset, acknowledged);
+    assert_eq!(client.call(5, &list_offsets("t", LATEST)).await.topics[0].partitions[0].offset, acknowledged);
     broker.stop().await;
 }
 

@@ -182,7 +182,7 @@ impl Node {
         let others = quorum.voters.iter().filter(|voter| Some(voter.node) != quorum.leader);
         let next = others.max_by_key(|voter| voter.log_end)?.node;
         let (address, _) = self.members().remove(&next)?;
-        let request = Request::Succeed { vote: types::vote(&self.raft.metrics().borrow_watched().vote) };
+        let request = Request::Succeed { vote: types::vote(&self.raft.server_metrics().borrow_watched().vote) };
         let asked = tokio::time::timeout(SUCCESSION_RETRY, self.submitter.ask(next, &address, &request));
         if let Ok(Err(error)) = asked.await {
             tracing::debug!(%next, %error, "it does not take over the lead of metadata");
