@@ -1,6 +1,7 @@
-//! The collector: deletes objects that nothing references any more. Metadata says which; each is deleted only a
-//! grace after it was first seen there, so that reads that were under way have ended, and forgotten only after
-//! the store has confirmed.
+//! The collector: deletes objects that nothing references any more. [`crate::ports::ObjectManager::destroyed`] names each
+//! when reads that were under way have ended; a read that comes later all the same finds it gone and looks for the range
+//! anew. It is forgotten only after the store has confirmed. No grace is counted here: a broker that dies
+//! again and again would never get to its end, and its objects would stay.
 //!
 //! Now and then it also looks through the store for orphans: objects that were put and never committed, because the
 //! broker was killed in between. An id is revoked by the end of the life that leased it: metadata refuses commits of a
@@ -8,21 +9,17 @@
 //! will be, nobody ever reads it, and it is deleted without a grace. What a late writer of that epoch still puts is
 //! found by the next look; what the current life leaves behind, by the first look of the next life.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::ObjectId;
 use futures::StreamExt;
 use object_store::{Error, ObjectStoreExt};
 
-use crate::core::{Core, boot_ms};
+use crate::core::Core;
 use crate::object::key::{object_key, objects_folder, parse_key};
 
 /// How often to look.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Time between losing the last reference and deletion, ms: longer than any read takes.
-const GRACE_MS: u64 = 60_000;
 /// Objects looked at in one pass.
 const OBJECTS_PER_PASS: usize = 256;
 /// The first look for orphans comes after this many passes, the next ones after so many more: an hour.
@@ -35,20 +32,18 @@ const LISTING_PAUSE: Duration = Duration::from_millis(200);
 /// See the module.
 pub(crate) struct Collector {
     core: Arc<Core>,
-    /// When each was first seen, boot ms. Only objects of the newest pass.
-    seen: BTreeMap<ObjectId, u64>,
 }
 
 impl Collector {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, seen: BTreeMap::new() }
+        Self { core }
     }
 
     /// Works until dropped.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
         for pass in 1_u64.. {
             tokio::time::sleep(INTERVAL).await;
-            self.pass(GRACE_MS).await;
+            self.pass().await;
             if pass % ORPHANS_PASSES == ORPHANS_FIRST_PASS {
                 self.collect_orphans().await;
             }
@@ -85,18 +80,10 @@ impl Collector {
         }
     }
 
-    /// Deletes what was seen `grace_ms` ago. Failures are left for the next pass.
-    pub(crate) async fn pass(&mut self, grace_ms: u64) {
-        let now = boot_ms(self.core.clock.as_ref());
-        let destroyed = self.core.object_manager.destroyed(OBJECTS_PER_PASS);
-        let mut seen = BTreeMap::new();
+    /// Deletes what may be deleted now. Failures are left for the next pass.
+    pub(crate) async fn pass(&self) {
         let mut gone = Vec::new();
-        for object in destroyed {
-            let since = self.seen.get(&object.id).copied().unwrap_or(now);
-            seen.insert(object.id, since);
-            if now.saturating_sub(since) < grace_ms {
-                continue;
-            }
+        for object in self.core.object_manager.destroyed(OBJECTS_PER_PASS) {
             match self.core.objects.delete(&object_key(&self.core.settings.prefix, &object)).await {
                 Ok(()) | Err(Error::NotFound { .. }) => gone.push(object.id),
                 Err(error) => {
@@ -105,7 +92,6 @@ impl Collector {
                 }
             }
         }
-        self.seen = seen;
         if gone.is_empty() {
             return;
         }

@@ -170,7 +170,8 @@ pub trait ObjectManager: Send + Sync + 'static {
     /// compaction.
     fn stream_set_objects(&self) -> Vec<ObjectDescriptor>;
 
-    /// Objects that nothing references any more and that may be deleted from the store now.
+    /// Objects that nothing references any more and that may be deleted from the store now: they lost their last
+    /// reference longer ago than any read takes.
     fn destroyed(&self, limit: usize) -> Vec<ObjectDescriptor>;
 
     /// Whether an object that lies in the store can never become visible: the life that wrote it has ended, so that a

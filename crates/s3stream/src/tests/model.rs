@@ -215,7 +215,7 @@ impl History {
         let (core, registry) = (&self.rig.store.core, &self.rig.store.registry);
         let compactor = Compactor::new(Arc::clone(core), Arc::clone(registry), self.random.clone());
         let _ = compactor.pass(u64::MAX).await;
-        Collector::new(Arc::clone(core)).pass(0).await;
+        Collector::new(Arc::clone(core)).pass().await;
     }
 
     fn set_faults(&self) {
