@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use protocol::group_records::{
-    GroupRecord, GroupRecordError, GroupValue, MemberValue, OffsetKey, OffsetValue, encode_group_key,
-};
+use protocol::StoredRecordError;
+use protocol::group_records::{GroupRecord, GroupValue, MemberValue, OffsetKey, OffsetValue, encode_group_key};
 use uuid::Uuid;
 
 use crate::record::{CommittedOffset, CoordinatorRecord, GroupMetadata, MemberMetadata};
@@ -15,7 +14,7 @@ impl CoordinatorRecord {
     ///
     /// # Errors
     /// When a string exceeds what its length field holds. Requests with such strings are refused before.
-    pub fn encode(&self) -> Result<(Vec<u8>, Option<Vec<u8>>), GroupRecordError> {
+    pub fn encode(&self) -> Result<(Vec<u8>, Option<Vec<u8>>), StoredRecordError> {
         match self {
             Self::Group { group, value } => {
                 let value = value.as_ref().map(|value| group_value(value).encode()).transpose()?;
@@ -33,7 +32,7 @@ impl CoordinatorRecord {
     ///
     /// # Errors
     /// When the bytes are damaged, or of a later version.
-    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, GroupRecordError> {
+    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, StoredRecordError> {
         Ok(match GroupRecord::decode(key, value)? {
             GroupRecord::Group(group, value) => {
                 Some(Self::Group { group: group.into(), value: value.map(group_metadata) })

@@ -9,6 +9,8 @@ pub mod frame;
 pub mod group_records;
 pub mod guard;
 pub mod rope;
+mod stored_record;
 
 pub use errors::ErrorCode;
 pub use kafka_protocol as kafka;
+pub use stored_record::StoredRecordError;

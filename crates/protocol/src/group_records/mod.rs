@@ -12,13 +12,12 @@
 //!
 //! Version 4 is flexible: lengths are unsigned varints of length + 1. Numbers are big-endian.
 
-mod wire;
-
 #[cfg(test)]
 mod tests;
 
 use uuid::Uuid;
-use wire::{Reader, Writer};
+
+use crate::stored_record::{Reader, StoredRecordError, Writer};
 
 const OFFSET_COMMIT_LEGACY: i16 = 0;
 const OFFSET_COMMIT: i16 = 1;
@@ -34,29 +33,6 @@ const VERSION_MAX: i16 = 4;
 const FLEXIBLE: i16 = 4;
 /// Bytes of the smallest member: six empty or null fields and the tags in a byte each, two timeouts.
 const MEMBER_LEN_MIN: usize = 15;
-
-/// Why a record cannot be read or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GroupRecordError {
-    /// The bytes end inside a field, or a count exceeds them.
-    #[error("the record is truncated")]
-    Truncated,
-    /// Bytes follow the last field.
-    #[error("bytes follow the record's last field")]
-    Surplus,
-    /// A string is not UTF-8.
-    #[error("a string is not UTF-8")]
-    NotUtf8,
-    /// A length is negative, or null where nothing may be null.
-    #[error("a length is invalid")]
-    Length,
-    /// Written by a newer Kafka in a way that cannot be read.
-    #[error("version {0} of the value is not supported")]
-    Version(i16),
-    /// A string or byte field is too long for its length field, on writing.
-    #[error("a field is too long")]
-    TooLong,
-}
 
 /// Key of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -148,7 +124,7 @@ pub enum GroupRecord {
 
 impl GroupRecord {
     /// Reads a record's key and value.
-    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, GroupRecordError> {
+    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, StoredRecordError> {
         Ok(match GroupRecordKey::decode(key)? {
             GroupRecordKey::Offset(key) => Self::Offset(key, value.map(OffsetValue::decode).transpose()?),
             GroupRecordKey::Group(group) => Self::Group(group, value.map(GroupValue::decode).transpose()?),
@@ -159,7 +135,7 @@ impl GroupRecord {
 
 impl GroupRecordKey {
     /// Reads a key.
-    pub fn decode(key: &[u8]) -> Result<Self, GroupRecordError> {
+    pub fn decode(key: &[u8]) -> Result<Self, StoredRecordError> {
         let mut reader = Reader::new(key, false);
         let key = match reader.i16()? {
             OFFSET_COMMIT_LEGACY | OFFSET_COMMIT => {
@@ -175,7 +151,7 @@ impl GroupRecordKey {
 
 impl OffsetKey {
     /// The key as it is written.
-    pub fn encode(&self) -> Result<Vec<u8>, GroupRecordError> {
+    pub fn encode(&self) -> Result<Vec<u8>, StoredRecordError> {
         let mut writer = Writer::new(OFFSET_COMMIT, false);
         writer.string(&self.group)?;
         writer.string(&self.topic)?;
@@ -185,24 +161,24 @@ impl OffsetKey {
 }
 
 /// The key of a group's metadata as it is written.
-pub fn encode_group_key(group: &str) -> Result<Vec<u8>, GroupRecordError> {
+pub fn encode_group_key(group: &str) -> Result<Vec<u8>, StoredRecordError> {
     let mut writer = Writer::new(GROUP_METADATA, false);
     writer.string(group)?;
     Ok(writer.finish())
 }
 
-fn value_reader(value: &[u8]) -> Result<(i16, Reader<'_>), GroupRecordError> {
-    let (version, fields) = value.split_first_chunk::<2>().ok_or(GroupRecordError::Truncated)?;
+fn value_reader(value: &[u8]) -> Result<(i16, Reader<'_>), StoredRecordError> {
+    let (version, fields) = value.split_first_chunk::<2>().ok_or(StoredRecordError::Truncated)?;
     let version = i16::from_be_bytes(*version);
     if !(0..=VERSION_MAX).contains(&version) {
-        return Err(GroupRecordError::Version(version));
+        return Err(StoredRecordError::Version(version));
     }
     Ok((version, Reader::new(fields, version >= FLEXIBLE)))
 }
 
 impl OffsetValue {
     /// Reads a value of any version.
-    pub fn decode(value: &[u8]) -> Result<Self, GroupRecordError> {
+    pub fn decode(value: &[u8]) -> Result<Self, StoredRecordError> {
         let (version, mut reader) = value_reader(value)?;
         let mut decoded = Self {
             offset: reader.i64()?,
@@ -214,7 +190,7 @@ impl OffsetValue {
         };
         reader.tags(|tag, field| {
             if tag == 0 {
-                decoded.topic_id = Uuid::from_bytes(field.try_into().map_err(|_| GroupRecordError::Length)?);
+                decoded.topic_id = Uuid::from_bytes(field.try_into().map_err(|_| StoredRecordError::Length)?);
             }
             Ok(())
         })?;
@@ -224,12 +200,12 @@ impl OffsetValue {
 
     /// The value as Kafka writes it: version 4, or 1 with an expiry of its own, which has neither leader epoch
     /// nor topic id.
-    pub fn encode(&self) -> Result<Vec<u8>, GroupRecordError> {
+    pub fn encode(&self) -> Result<Vec<u8>, StoredRecordError> {
         let version = if self.expire_timestamp >= 0 { OFFSET_VERSION_WITH_EXPIRY } else { OFFSET_VERSION };
         self.encode_version(version)
     }
 
-    fn encode_version(&self, version: i16) -> Result<Vec<u8>, GroupRecordError> {
+    fn encode_version(&self, version: i16) -> Result<Vec<u8>, StoredRecordError> {
         let mut writer = Writer::new(version, version >= FLEXIBLE);
         writer.i64(self.offset);
         if version >= 3 {
@@ -248,7 +224,7 @@ impl OffsetValue {
 
 impl GroupValue {
     /// Reads a value of any version.
-    pub fn decode(value: &[u8]) -> Result<Self, GroupRecordError> {
+    pub fn decode(value: &[u8]) -> Result<Self, StoredRecordError> {
         let (version, mut reader) = value_reader(value)?;
         let mut decoded = Self {
             protocol_type: reader.string()?,
@@ -269,11 +245,11 @@ impl GroupValue {
     }
 
     /// The value as Kafka writes it, in version 3.
-    pub fn encode(&self) -> Result<Vec<u8>, GroupRecordError> {
+    pub fn encode(&self) -> Result<Vec<u8>, StoredRecordError> {
         self.encode_version(GROUP_VERSION)
     }
 
-    fn encode_version(&self, version: i16) -> Result<Vec<u8>, GroupRecordError> {
+    fn encode_version(&self, version: i16) -> Result<Vec<u8>, StoredRecordError> {
         let mut writer = Writer::new(version, version >= FLEXIBLE);
         writer.string(&self.protocol_type)?;
         writer.i32(self.generation);
@@ -292,7 +268,7 @@ impl GroupValue {
 }
 
 impl MemberValue {
-    fn read(reader: &mut Reader<'_>, version: i16) -> Result<Self, GroupRecordError> {
+    fn read(reader: &mut Reader<'_>, version: i16) -> Result<Self, StoredRecordError> {
         let member_id = reader.string()?;
         let group_instance_id = if version >= 3 { reader.nullable_string()? } else { None };
         let client_id = reader.string()?;
@@ -314,7 +290,7 @@ impl MemberValue {
         Ok(member)
     }
 
-    fn write(&self, writer: &mut Writer, version: i16) -> Result<(), GroupRecordError> {
+    fn write(&self, writer: &mut Writer, version: i16) -> Result<(), StoredRecordError> {
         writer.string(&self.member_id)?;
         if version >= 3 {
             writer.nullable_string(self.group_instance_id.as_deref())?;

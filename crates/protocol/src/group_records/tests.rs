@@ -125,8 +125,8 @@ fn hostile_bytes_are_errors() {
     for len in 0..key.len() {
         assert!(GroupRecord::decode(&key[..len], None).is_err());
     }
-    assert_eq!(GroupRecordKey::decode(&unhex("00020002673100")), Err(GroupRecordError::Surplus));
-    assert_eq!(GroupRecordKey::decode(&unhex("00020001ff")), Err(GroupRecordError::NotUtf8));
+    assert_eq!(GroupRecordKey::decode(&unhex("00020002673100")), Err(StoredRecordError::Surplus));
+    assert_eq!(GroupRecordKey::decode(&unhex("00020001ff")), Err(StoredRecordError::NotUtf8));
     for hex in OFFSET_VALUES.iter().chain(&GROUP_VALUES) {
         let value = unhex(hex);
         for len in 0..value.len() {
@@ -146,9 +146,9 @@ fn hostile_bytes_are_errors() {
             }
         }
     }
-    assert_eq!(OffsetValue::decode(&unhex("0005")), Err(GroupRecordError::Version(5)));
+    assert_eq!(OffsetValue::decode(&unhex("0005")), Err(StoredRecordError::Version(5)));
     let huge_count = unhex("0003000000000000ffffffff00000000000000097fffffff");
-    assert_eq!(GroupValue::decode(&huge_count), Err(GroupRecordError::Truncated));
+    assert_eq!(GroupValue::decode(&huge_count), Err(StoredRecordError::Truncated));
 }
 
 #[test]
@@ -160,5 +160,5 @@ fn unknown_tagged_fields_are_skipped() {
 
 #[test]
 fn too_long_a_string_is_refused_on_writing() {
-    assert_eq!(encode_group_key(&"g".repeat(32768)), Err(GroupRecordError::TooLong));
+    assert_eq!(encode_group_key(&"g".repeat(32768)), Err(StoredRecordError::TooLong));
 }
