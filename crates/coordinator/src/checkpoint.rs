@@ -1,15 +1,16 @@
 //! The checkpoint of a shard: its persisted state at one offset, so that opening it replays only what follows.
 //!
-//! Layout, version 1 (integers little-endian; `str` is u32 length + UTF-8; `bytes` is u32 length + bytes;
+//! Layout, version 2 (integers little-endian; `str` is u32 length + UTF-8; `bytes` is u32 length + bytes;
 //! `opt` is u8 0 or 1 + the value if 1):
 //!
 //! ```text
-//! u8  version = 1
+//! u8  version = 2, or 1 where nothing follows the groups with offsets
 //! u32 groups, each: str id · str protocol type · i32 generation · opt str protocol · opt str leader
 //!     · i64 state timestamp ms · u32 members, each: str id · opt str instance id · str client id · str client host
 //!       · i32 rebalance timeout ms · i32 session timeout ms · bytes subscription · bytes assignment
 //! u32 groups with offsets, each: str id · u32 topics, each: str name · u32 partitions, each:
 //!     i32 index · i64 offset · i32 leader epoch · str metadata · i64 commit timestamp ms · i64 expire timestamp ms
+//! u32 records of consumer groups, each as it is stored: bytes key · bytes value
 //! ```
 //!
 //! Keys are strictly ascending. Integrity is the storage's concern (it checks a CRC of whatever enters memory);
@@ -21,9 +22,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::persisted::{GroupOffsets, Persisted};
-use crate::record::{CommittedOffset, GroupMetadata, MemberMetadata};
+use crate::record::{CommittedOffset, CoordinatorRecord, GroupMetadata, MemberMetadata};
 
-const VERSION: u8 = 1;
+/// Written while there are consumer groups: brokers that know none of them read version 1 alone.
+const VERSION: u8 = 2;
+const VERSION_WITHOUT_CONSUMER_GROUPS: u8 = 1;
 
 /// Why bytes are no checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +48,8 @@ impl Persisted {
     /// This state as bytes.
     #[must_use]
     pub fn checkpoint(&self) -> Vec<u8> {
-        let mut out = Writer(vec![VERSION]);
+        let has_more = !self.consumer_groups.is_empty();
+        let mut out = Writer(vec![if has_more { VERSION } else { VERSION_WITHOUT_CONSUMER_GROUPS }]);
         out.count(self.groups.len());
         for (id, group) in &self.groups {
             out.str(id);
@@ -64,6 +68,16 @@ impl Persisted {
                 }
             }
         }
+        if has_more {
+            let records = self.consumer_groups.iter().flat_map(|(id, group)| group.records(id));
+            // They were encoded before, when they were appended.
+            let stored: Vec<_> = records.filter_map(|record| record.encode().ok()).collect();
+            out.count(stored.len());
+            for (key, value) in stored {
+                out.bytes(&key);
+                out.bytes(&value.unwrap_or_default());
+            }
+        }
         out.0
     }
 }
@@ -71,7 +85,7 @@ impl Persisted {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Persisted, CheckpointError> {
     let mut input = Reader(bytes);
     let [version] = input.array()?;
-    if version != VERSION {
+    if !(VERSION_WITHOUT_CONSUMER_GROUPS..=VERSION).contains(&version) {
         return Err(CheckpointError::Version(version));
     }
     let groups = input.map(|input| input.str(), Reader::group)?;
@@ -79,7 +93,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Persisted, CheckpointError> {
     if offsets.values().any(|topics: &GroupOffsets| topics.is_empty() || topics.values().any(BTreeMap::is_empty)) {
         return Err(input.damaged("a group or topic without offsets"));
     }
-    if input.0.is_empty() { Ok(Persisted { groups, offsets }) } else { Err(input.damaged("bytes follow")) }
+    let mut persisted = Persisted { groups, offsets, consumer_groups: BTreeMap::new() };
+    for _ in 0..if version == VERSION { input.count()? } else { 0 } {
+        let (key, value) = (input.slice()?, input.slice()?);
+        match CoordinatorRecord::decode(key, Some(value)) {
+            Ok(Some(record @ CoordinatorRecord::Consumer(_))) => persisted.replay(&record),
+            _ => return Err(input.damaged("a record that is no consumer group's")),
+        }
+    }
+    if input.0.is_empty() { Ok(persisted) } else { Err(input.damaged("bytes follow")) }
 }
 
 struct Writer(Vec<u8>);

@@ -80,7 +80,7 @@ fn every_truncation_and_every_changed_byte_is_an_error_or_another_state() {
 
 #[test]
 fn unknown_versions_and_absurd_counts_are_refused() {
-    assert_eq!(Persisted::restore(&[2, 0, 0, 0, 0]), Err(CheckpointError::Version(2)));
+    assert_eq!(Persisted::restore(&[3, 0, 0, 0, 0]), Err(CheckpointError::Version(3)));
     assert_eq!(Persisted::restore(&[]), Err(CheckpointError::Damaged { left: 0, reason: "cut short" }));
     let absurd = [1, 255, 255, 255, 255, 0, 0, 0, 0];
     assert_eq!(

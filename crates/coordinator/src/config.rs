@@ -1,5 +1,7 @@
 //! Settings of group coordination, named as Kafka's properties.
 
+use crate::consumer::Assignor;
+
 /// What a [`crate::GroupShard`] is configured with. Times are milliseconds.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
@@ -17,6 +19,14 @@ pub struct GroupConfig {
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`.
     pub offsets_retention_check_interval_ms: i64,
+    /// `group.consumer.session.timeout.ms`.
+    pub consumer_session_timeout_ms: i64,
+    /// `group.consumer.heartbeat.interval.ms`: told to members.
+    pub consumer_heartbeat_interval_ms: i64,
+    /// `group.consumer.max.size`: members of one consumer group.
+    pub consumer_max_size: usize,
+    /// `group.consumer.assignors`: the first is for groups whose members ask for none.
+    pub consumer_assignors: [Assignor; 2],
     /// Time a new member may wait in its first JoinGroup, during which it cannot send heartbeats. Kafka fixes it
     /// at five minutes.
     pub new_member_join_timeout_ms: i64,
@@ -43,6 +53,10 @@ impl Default for GroupConfig {
             offset_metadata_max_bytes: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
             offsets_retention_check_interval_ms: 600_000,
+            consumer_session_timeout_ms: 45_000,
+            consumer_heartbeat_interval_ms: 5_000,
+            consumer_max_size: i32::MAX as usize,
+            consumer_assignors: Assignor::ALL,
             new_member_join_timeout_ms: 300_000,
             max_group_bytes: 64 << 20,
             max_record_bytes: 1_000_000,

@@ -9,6 +9,7 @@ use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::{GroupId, ListGroupsRequest};
 use protocol::ErrorCode;
 
+use crate::consumer::CONSUMER;
 use crate::group::{ClassicGroup, GroupState, text};
 use crate::member::Member;
 use crate::record::CoordinatorRecord;
@@ -17,7 +18,7 @@ use crate::shard::GroupShard;
 /// First version that says GROUP_ID_NOT_FOUND; before, an unknown group is an empty one in state Dead (KIP-1043).
 const NOT_FOUND_SINCE: i16 = 6;
 
-/// Kafka's name of the type of all groups here.
+/// Kafka's name of the type of groups whose members assign.
 const CLASSIC: &str = "classic";
 
 impl GroupShard {
@@ -44,17 +45,19 @@ impl GroupShard {
     pub(crate) fn list(&self, request: &ListGroupsRequest) -> Vec<ListedGroup> {
         let states: BTreeSet<String> = request.states_filter.iter().map(|state| state.trim().to_lowercase()).collect();
         let types: BTreeSet<String> = request.types_filter.iter().map(|kind| kind.trim().to_lowercase()).collect();
-        if !types.is_empty() && !types.contains(CLASSIC) {
-            return Vec::new();
-        }
-        let asked_for =
-            |group: &&ClassicGroup| states.is_empty() || states.contains(&group.state().name().to_lowercase());
-        self.groups.values().filter(asked_for).map(list_group).collect()
+        let is_asked_for = |kind: &str, group: &ListedGroup| {
+            (types.is_empty() || types.contains(kind))
+                && (states.is_empty() || states.contains(&group.group_state.to_lowercase()))
+        };
+        let classic = self.groups.values().map(list_group).filter(|group| is_asked_for(CLASSIC, group));
+        let consumer = self.persisted.consumer_groups.iter().map(|(id, group)| group.listed(id));
+        classic.chain(consumer.filter(|group| is_asked_for(CONSUMER, group))).collect()
     }
 
     /// Deletes a group without members, and its offsets.
     pub(crate) fn delete_group(&mut self, id: &Arc<str>, records: &mut Vec<CoordinatorRecord>) -> DeletableGroupResult {
         let error = match self.groups.get(id) {
+            None if self.persisted.consumer_groups.contains_key(id) => self.delete_consumer_group(id, records),
             None if id.is_empty() => ErrorCode::InvalidGroupId.code(),
             None => ErrorCode::GroupIdNotFound.code(),
             Some(group) if !group.is(GroupState::Empty) => ErrorCode::NonEmptyGroup.code(),
@@ -65,6 +68,15 @@ impl GroupShard {
             }
         };
         DeletableGroupResult::default().with_group_id(GroupId(text(id))).with_error_code(error)
+    }
+
+    fn delete_consumer_group(&mut self, id: &Arc<str>, records: &mut Vec<CoordinatorRecord>) -> i16 {
+        if self.persisted.consumer_groups.get(id).is_some_and(|group| !group.members.is_empty()) {
+            return ErrorCode::NonEmptyGroup.code();
+        }
+        self.offset_tombstones(id, records);
+        self.drop_consumer_group(id, records);
+        0
     }
 
     /// Removes an empty group. Its pending members learn of it when they join.

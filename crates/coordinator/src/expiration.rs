@@ -23,23 +23,39 @@ impl GroupShard {
         let ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for id in ids {
             let Some(group) = self.groups.get(&id) else { continue };
-            let all_expired = self.expire_offsets_of(group, now, records);
+            let is_needed = |topic: &str| group.is_subscribed_to(topic);
+            let all_expired = self.expire_offsets_of(&id, since(group), &is_needed, now, records);
             if all_expired && group.is(GroupState::Empty) {
                 self.drop_group(&id, records);
+            }
+        }
+        let ids: Vec<Arc<str>> = self.persisted.consumer_groups.keys().cloned().collect();
+        for id in ids {
+            let Some(group) = self.persisted.consumer_groups.get(&id) else { continue };
+            let is_needed = |topic: &str| group.is_subscribed_to(topic);
+            let all_expired = self.expire_offsets_of(&id, Since::Commit, &is_needed, now, records);
+            if all_expired && group.members.is_empty() {
+                self.drop_consumer_group(&id, records);
             }
         }
     }
 
     /// Whether no offset of the group is left.
-    fn expire_offsets_of(&self, group: &ClassicGroup, now: Now, records: &mut Vec<CoordinatorRecord>) -> bool {
-        let Some(topics) = self.persisted.offsets.get(&group.id) else { return true };
-        let since = since(group);
+    fn expire_offsets_of(
+        &self,
+        id: &Arc<str>,
+        since: Since,
+        is_needed: &dyn Fn(&str) -> bool,
+        now: Now,
+        records: &mut Vec<CoordinatorRecord>,
+    ) -> bool {
+        let Some(topics) = self.persisted.offsets.get(id) else { return true };
         let mut all_expired = true;
         for (topic, partitions) in topics {
-            let needed = group.is_subscribed_to(topic);
+            let needed = is_needed(topic);
             for (partition, committed) in partitions {
                 if !needed && is_expired(committed, since, now.wall_ms, self.config.offsets_retention_ms) {
-                    records.push(CoordinatorRecord::offset_tombstone(&group.id, topic, *partition));
+                    records.push(CoordinatorRecord::offset_tombstone(id, topic, *partition));
                 } else {
                     all_expired = false;
                 }

@@ -49,11 +49,22 @@ impl GroupShard {
             out.responses.push((token, join_error(&request.member_id, error)));
             return;
         }
+        if let Some((id, group)) = self.persisted.consumer_groups.get_key_value(request.group_id.as_str()) {
+            if !group.members.is_empty() {
+                // Its members are given partitions, and cannot take those that a leader would assign.
+                out.responses.push((token, join_error(&request.member_id, ErrorCode::InconsistentGroupProtocol)));
+                return;
+            }
+            if request.member_id.is_empty() {
+                // Without members it becomes a group of the kind that its first member wants.
+                self.drop_consumer_group(&Arc::clone(id), &mut out.records);
+            }
+        }
         let is_new_group = !self.groups.contains_key(request.group_id.as_str());
         if is_new_group {
             let error = if !request.member_id.is_empty() {
                 Some(ErrorCode::UnknownMemberId)
-            } else if self.groups.len() >= self.config.max_groups {
+            } else if self.group_count() >= self.config.max_groups {
                 Some(ErrorCode::CoordinatorNotAvailable)
             } else {
                 None

@@ -1,5 +1,7 @@
 //! LeaveGroup: members go, by themselves or sent off by an operator. Errors are per member.
 
+use std::sync::Arc;
+
 use kafka_protocol::messages::LeaveGroupRequest;
 use kafka_protocol::messages::LeaveGroupResponse;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -8,10 +10,24 @@ use protocol::ErrorCode;
 
 use crate::group::{ClassicGroup, GroupState};
 use crate::rebalance::Step;
-use crate::shard::{GroupShard, Now, Output, Response, Token};
+use crate::shard::{Context, GroupShard, Now, Output, Response, Token};
 
 impl GroupShard {
-    pub(crate) fn leave(&mut self, token: Token, request: &LeaveGroupRequest, now: Now, out: &mut Output) {
+    pub(crate) fn leave(
+        &mut self,
+        token: Token,
+        context: &Context<'_>,
+        request: &LeaveGroupRequest,
+        now: Now,
+        out: &mut Output,
+    ) {
+        if let Some((id, _)) = self.persisted.consumer_groups.get_key_value(request.group_id.as_str()) {
+            let results = self.send_off(&Arc::clone(id), &request.members, context.topics, &mut out.records);
+            let members = request.members.iter().zip(results).map(|(member, result)| answer(member, result));
+            let response = LeaveGroupResponse::default().with_members(members.collect());
+            out.responses.push((token, Response::Leave(response)));
+            return;
+        }
         let (groups, mut step) = self.step(now, out);
         let response = match groups.get_mut(request.group_id.as_str()) {
             _ if request.group_id.is_empty() => {

@@ -45,6 +45,9 @@ impl GroupShard {
         if id.is_empty() || id.len() > NAME_BYTES_MAX {
             return Err(ErrorCode::InvalidGroupId);
         }
+        if let Some(group) = self.persisted.consumer_groups.get(id) {
+            return group.may_commit(&request.member_id, request.generation_id_or_member_epoch, context.version);
+        }
         if let Some(group) = self.groups.get(id) {
             return validate(group, request);
         }
@@ -52,7 +55,7 @@ impl GroupShard {
             let newer = context.version >= NOT_FOUND_SINCE;
             return Err(if newer { ErrorCode::GroupIdNotFound } else { ErrorCode::IllegalGeneration });
         }
-        if self.groups.len() >= self.config.max_groups {
+        if self.group_count() >= self.config.max_groups {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
         self.create_group(id, now);

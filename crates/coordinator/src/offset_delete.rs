@@ -16,29 +16,36 @@ impl GroupShard {
         request: &OffsetDeleteRequest,
         records: &mut Vec<CoordinatorRecord>,
     ) -> OffsetDeleteResponse {
-        let found = self.groups.get_key_value(request.group_id.as_str());
-        let (id, group) = match found {
-            Some((_, group)) if !may_delete(group) => {
-                return OffsetDeleteResponse::default().with_error_code(ErrorCode::NonEmptyGroup.code());
-            }
-            Some(found) => found,
-            None if request.group_id.is_empty() => {
-                return OffsetDeleteResponse::default().with_error_code(ErrorCode::InvalidGroupId.code());
-            }
-            None => return OffsetDeleteResponse::default().with_error_code(ErrorCode::GroupIdNotFound.code()),
+        let id = request.group_id.as_str();
+        let classic = self.groups.get_key_value(id);
+        let consumer = self.persisted.consumer_groups.get_key_value(id);
+        let error = match (classic, consumer) {
+            (Some((_, group)), _) if !may_delete(group) => Some(ErrorCode::NonEmptyGroup),
+            (None, None) if id.is_empty() => Some(ErrorCode::InvalidGroupId),
+            (None, None) => Some(ErrorCode::GroupIdNotFound),
+            _ => None,
         };
+        if let Some(error) = error {
+            return OffsetDeleteResponse::default().with_error_code(error.code());
+        }
+        let is_subscribed_to = |topic: &str| match (classic, consumer) {
+            (_, Some((_, group))) => group.is_subscribed_to(topic),
+            (Some((_, group)), None) => group.is_subscribed_to(topic),
+            (None, None) => false,
+        };
+        let id: Arc<str> = id.into();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
-            let subscribed = group.is_subscribed_to(&topic.name);
+            let subscribed = is_subscribed_to(&topic.name);
             let error = if subscribed { ErrorCode::GroupSubscribedToTopic.code() } else { 0 };
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for partition in &topic.partitions {
                 let index = partition.partition_index;
                 partitions
                     .push(OffsetDeleteResponsePartition::default().with_partition_index(index).with_error_code(error));
-                if !subscribed && self.persisted.offset(id, &topic.name, index).is_some() {
+                if !subscribed && self.persisted.offset(&id, &topic.name, index).is_some() {
                     let name: Arc<str> = topic.name.as_str().into();
-                    records.push(CoordinatorRecord::offset_tombstone(id, &name, index));
+                    records.push(CoordinatorRecord::offset_tombstone(&id, &name, index));
                 }
             }
             topics.push(OffsetDeleteResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions));

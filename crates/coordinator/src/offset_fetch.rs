@@ -20,6 +20,11 @@ impl GroupShard {
         if id.is_empty() {
             return response.with_error_code(ErrorCode::InvalidGroupId.code());
         }
+        if let Some(group) = self.persisted.consumer_groups.get(id)
+            && let Err(error) = group.may_fetch(request.member_id.as_deref(), request.member_epoch)
+        {
+            return response.with_error_code(error.code());
+        }
         let topics = match &request.topics {
             Some(topics) => topics
                 .iter()

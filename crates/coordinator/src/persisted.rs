@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::consumer::{ConsumerGroup, ConsumerGroupRecord};
 use crate::record::{CommittedOffset, CoordinatorRecord, GroupMetadata};
 
 /// Offsets of one group: by topic, by partition.
@@ -11,7 +12,9 @@ pub(crate) type GroupOffsets = BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>
 /// The state that follows from records, and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Persisted {
+    /// Classic groups.
     pub(crate) groups: BTreeMap<Arc<str>, GroupMetadata>,
+    pub(crate) consumer_groups: BTreeMap<Arc<str>, ConsumerGroup>,
     pub(crate) offsets: BTreeMap<Arc<str>, GroupOffsets>,
 }
 
@@ -25,6 +28,10 @@ impl Persisted {
             CoordinatorRecord::Group { group, value: None } => {
                 self.groups.remove(group);
             }
+            CoordinatorRecord::Consumer(ConsumerGroupRecord::Group { group, value: None }) => {
+                self.consumer_groups.remove(group);
+            }
+            CoordinatorRecord::Consumer(record) => entry(&mut self.consumer_groups, record.group()).replay(record),
             CoordinatorRecord::Offset { group, topic, partition, value: Some(value) } => {
                 let topics = entry(&mut self.offsets, group);
                 entry(topics, topic).insert(*partition, value.clone());
@@ -47,11 +54,11 @@ impl Persisted {
         self.groups.get(group)
     }
 
-    /// Number of groups that have a record of their own and number of committed offsets.
+    /// Number of groups that have records of their own and number of committed offsets.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let offsets = self.offsets.values().flat_map(BTreeMap::values).map(BTreeMap::len).sum();
-        (self.groups.len(), offsets)
+        (self.groups.len() + self.consumer_groups.len(), offsets)
     }
 
     /// Names of all topics with committed offsets, once for each group that has some.
@@ -59,9 +66,11 @@ impl Persisted {
         self.offsets.values().flat_map(BTreeMap::keys)
     }
 
-    /// Ids of every group there is, with members or only with offsets.
-    pub(crate) fn group_ids(&self) -> impl Iterator<Item = &Arc<str>> {
-        let only_offsets = self.offsets.keys().filter(|group| !self.groups.contains_key(*group));
+    /// Ids of every group that is no consumer group, with members or only with offsets.
+    pub(crate) fn classic_group_ids(&self) -> impl Iterator<Item = &Arc<str>> {
+        let has_record =
+            |group: &&Arc<str>| self.groups.contains_key(*group) || self.consumer_groups.contains_key(*group);
+        let only_offsets = self.offsets.keys().filter(move |group| !has_record(group));
         self.groups.keys().chain(only_offsets)
     }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::consumer::ConsumerGroupRecord;
+
 /// A record of `__consumer_offsets`. `None` as value is a tombstone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoordinatorRecord {
@@ -14,6 +16,8 @@ pub enum CoordinatorRecord {
         /// Its state; `None` when the group is gone.
         value: Option<GroupMetadata>,
     },
+    /// Something of a consumer group.
+    Consumer(ConsumerGroupRecord),
     /// A committed offset.
     Offset {
         /// Group id.

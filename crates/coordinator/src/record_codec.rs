@@ -7,6 +7,7 @@ use protocol::StoredRecordError;
 use protocol::group_records::{GroupRecord, GroupValue, MemberValue, OffsetKey, OffsetValue, encode_group_key};
 use uuid::Uuid;
 
+use crate::consumer::ConsumerGroupRecord;
 use crate::record::{CommittedOffset, CoordinatorRecord, GroupMetadata, MemberMetadata};
 
 impl CoordinatorRecord {
@@ -20,6 +21,7 @@ impl CoordinatorRecord {
                 let value = value.as_ref().map(|value| group_value(value).encode()).transpose()?;
                 Ok((encode_group_key(group)?, value))
             }
+            Self::Consumer(record) => record.encode(),
             Self::Offset { group, topic, partition, value } => {
                 let key = OffsetKey { group: group.to_string(), topic: topic.to_string(), partition: *partition };
                 let value = value.as_ref().map(|value| offset_value(value).encode()).transpose()?;
@@ -28,7 +30,7 @@ impl CoordinatorRecord {
         }
     }
 
-    /// Reads a stored record; `None` if it is of a kind that classic groups do not use.
+    /// Reads a stored record; `None` if it is of a kind of group that does not exist here.
     ///
     /// # Errors
     /// When the bytes are damaged, or of a later version.
@@ -43,6 +45,7 @@ impl CoordinatorRecord {
                 partition: key.partition,
                 value: value.map(committed_offset),
             }),
+            GroupRecord::Consumer(record) => Some(Self::Consumer(ConsumerGroupRecord::of_stored(record)?)),
             GroupRecord::Other(_) => None,
         })
     }

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
-    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
     ListGroupsRequest, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
     SyncGroupRequest, SyncGroupResponse,
 };
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 use crate::checkpoint::CheckpointError;
 use crate::config::GroupConfig;
+use crate::consumer::{NoTopics, Refresh, Topics};
 use crate::group::{ClassicGroup, GroupState};
 use crate::persisted::Persisted;
 use crate::rebalance::Step;
@@ -42,19 +44,21 @@ pub struct Now {
 pub struct Context<'a> {
     /// API version: some answers depend on it.
     pub version: i16,
-    /// `client.id`. Like the next two, used by JoinGroup alone.
+    /// `client.id`. Like the next two, used where members come: JoinGroup and ConsumerGroupHeartbeat.
     pub client_id: &'a str,
     /// The client's address as Java prints it: `/127.0.0.1`.
     pub client_host: &'a str,
     /// Makes a new member's id unique, should one be needed.
     pub member_id_suffix: Uuid,
+    /// Topics as this broker knows them; used by consumer groups alone.
+    pub topics: &'a dyn Topics,
 }
 
 impl Context<'_> {
-    /// For requests other than JoinGroup.
+    /// For requests in which no member comes.
     #[must_use]
     pub fn version(version: i16) -> Self {
-        Self { version, client_id: "", client_host: "", member_id_suffix: Uuid::nil() }
+        Self { version, client_id: "", client_host: "", member_id_suffix: Uuid::nil(), topics: &NoTopics }
     }
 }
 
@@ -69,6 +73,10 @@ pub enum Request {
     Heartbeat(HeartbeatRequest),
     /// LeaveGroup, version 3 shape: the single member of older versions is the only one of `members`.
     Leave(LeaveGroupRequest),
+    /// ConsumerGroupHeartbeat.
+    ConsumerHeartbeat(ConsumerGroupHeartbeatRequest),
+    /// ConsumerGroupDescribe: a group of this shard.
+    ConsumerDescribe(Arc<str>),
     /// DescribeGroups: the groups of this shard.
     Describe(Vec<Arc<str>>),
     /// ListGroups.
@@ -94,6 +102,10 @@ pub enum Response {
     Heartbeat(HeartbeatResponse),
     /// LeaveGroup, version 3 shape.
     Leave(LeaveGroupResponse),
+    /// ConsumerGroupHeartbeat.
+    ConsumerHeartbeat(ConsumerGroupHeartbeatResponse),
+    /// ConsumerGroupDescribe.
+    ConsumerDescribe(DescribedConsumerGroup),
     /// DescribeGroups.
     Describe(Vec<DescribedGroup>),
     /// ListGroups.
@@ -123,6 +135,8 @@ pub struct GroupShard {
     pub(crate) config: Arc<GroupConfig>,
     pub(crate) persisted: Persisted,
     pub(crate) groups: HashMap<Arc<str>, ClassicGroup>,
+    /// What consumer groups were last compared with.
+    pub(crate) refreshes: HashMap<Arc<str>, Refresh>,
     pub(crate) timers: Timers,
 }
 
@@ -131,8 +145,10 @@ impl GroupShard {
     /// `group.max.size`, which may have been lowered, rebalances.
     #[must_use]
     pub fn load(config: Arc<GroupConfig>, persisted: Persisted, now: Now) -> Self {
-        let mut shard = Self { config, persisted, groups: HashMap::new(), timers: Timers::default() };
-        for id in shard.persisted.group_ids() {
+        let (groups, refreshes) = (HashMap::new(), HashMap::new());
+        let mut shard = Self { config, persisted, groups, refreshes, timers: Timers::default() };
+        shard.start_consumer_timers(now);
+        for id in shard.persisted.classic_group_ids() {
             let group = match shard.persisted.groups.get(id) {
                 Some(metadata) => ClassicGroup::loaded(Arc::clone(id), metadata),
                 None => ClassicGroup::empty(Arc::clone(id), -1),
@@ -163,7 +179,12 @@ impl GroupShard {
             Request::Join(request) => self.join(token, context, request, now, &mut out),
             Request::Sync(request) => self.sync(token, request, now, &mut out),
             Request::Heartbeat(request) => self.heartbeat(token, request, now, &mut out),
-            Request::Leave(request) => self.leave(token, request, now, &mut out),
+            Request::Leave(request) => self.leave(token, context, request, now, &mut out),
+            Request::ConsumerHeartbeat(request) => self.consumer_heartbeat(token, context, request, now, &mut out),
+            Request::ConsumerDescribe(group) => {
+                let described = self.describe_consumer_group(group, context);
+                out.responses.push((token, Response::ConsumerDescribe(described)));
+            }
             Request::Describe(groups) => {
                 let described = groups.iter().map(|group| self.describe(group, context.version)).collect();
                 out.responses.push((token, Response::Describe(described)));
@@ -200,13 +221,13 @@ impl GroupShard {
     }
 
     /// Runs every timer that is due.
-    pub fn on_timer(&mut self, now: Now) -> Output {
+    pub fn on_timer(&mut self, now: Now, topics: &dyn Topics) -> Output {
         let mut out = Output::default();
         // One at a time, for a timer may move or cancel others; at most as many as there are, so that none that
         // is due at once again keeps the shard for itself.
         for _ in 0..self.timers.len() {
             let Some(timer) = self.timers.pop_due(now.boot_ms) else { break };
-            self.fire(timer, now, &mut out);
+            self.fire(timer, now, topics, &mut out);
         }
         self.check();
         out
@@ -232,7 +253,7 @@ impl GroupShard {
         self.persisted.checkpoint()
     }
 
-    /// State of a group, if there is one.
+    /// State of a classic group, if there is one.
     #[must_use]
     pub fn group_state(&self, group: &str) -> Option<GroupState> {
         self.groups.get(group).map(ClassicGroup::state)
@@ -241,7 +262,7 @@ impl GroupShard {
     /// Number of groups.
     #[must_use]
     pub fn group_count(&self) -> usize {
-        self.groups.len()
+        self.groups.len() + self.persisted.consumer_groups.len()
     }
 
     pub(crate) fn step<'a>(
@@ -257,31 +278,36 @@ impl GroupShard {
         self.groups.insert(Arc::clone(&id), ClassicGroup::empty(id, now.wall_ms));
     }
 
-    fn fire(&mut self, timer: Timer, now: Now, out: &mut Output) {
-        if timer == Timer::Expiration {
-            self.expire_offsets(now, &mut out.records);
-            let next = now.boot_ms.saturating_add(self.config.offsets_retention_check_interval_ms);
-            self.timers.schedule(Timer::Expiration, next);
-            return;
-        }
-        let (groups, mut step) = self.step(now, out);
-        let (Timer::Heartbeat { group: id, .. } | Timer::Join { group: id } | Timer::Sync { group: id }) = &timer
-        else {
-            return;
-        };
-        let Some(group) = groups.get_mut(id) else { return };
+    fn fire(&mut self, timer: Timer, now: Now, topics: &dyn Topics, out: &mut Output) {
         match &timer {
-            Timer::Heartbeat { member, .. } => step.on_heartbeat_timer(group, member),
-            Timer::Join { .. } => step.on_join_timer(group),
-            Timer::Sync { .. } => step.on_sync_timer(group),
-            Timer::Expiration => {}
+            Timer::Expiration => {
+                self.expire_offsets(now, &mut out.records);
+                let next = now.boot_ms.saturating_add(self.config.offsets_retention_check_interval_ms);
+                self.timers.schedule(Timer::Expiration, next);
+            }
+            Timer::ConsumerSession { .. } | Timer::ConsumerRevocation { .. } => {
+                self.on_consumer_timer(&timer, topics, &mut out.records);
+            }
+            Timer::Heartbeat { group: id, .. } | Timer::Join { group: id } | Timer::Sync { group: id } => {
+                let (groups, mut step) = self.step(now, out);
+                let Some(group) = groups.get_mut(id) else { return };
+                match &timer {
+                    Timer::Heartbeat { member, .. } => step.on_heartbeat_timer(group, member),
+                    Timer::Join { .. } => step.on_join_timer(group),
+                    _ => step.on_sync_timer(group),
+                }
+            }
         }
     }
 
     /// What must hold after every call.
     fn check(&self) {
         #[cfg(debug_assertions)]
-        self.groups.values().filter(|_| self.groups.len() < 64).for_each(ClassicGroup::check);
+        {
+            self.groups.values().filter(|_| self.groups.len() < 64).for_each(ClassicGroup::check);
+            let consumer_groups = self.persisted.consumer_groups.values();
+            consumer_groups.filter(|group| group.members.len() < 64).take(64).for_each(crate::consumer::ConsumerGroup::check);
+        }
     }
 }
 

@@ -12,8 +12,22 @@ pub(crate) enum Timer {
     Join { group: Arc<str> },
     /// The sync phase of a rebalance.
     Sync { group: Arc<str> },
+    /// The session of a consumer group's member.
+    ConsumerSession { group: Arc<str>, member: Arc<str> },
+    /// The time that a consumer group's member has to give partitions up.
+    ConsumerRevocation { group: Arc<str>, member: Arc<str> },
     /// The next look for expired offsets.
     Expiration,
+}
+
+impl Timer {
+    pub(crate) fn session(group: &Arc<str>, member: &Arc<str>) -> Self {
+        Self::ConsumerSession { group: Arc::clone(group), member: Arc::clone(member) }
+    }
+
+    pub(crate) fn revocation(group: &Arc<str>, member: &Arc<str>) -> Self {
+        Self::ConsumerRevocation { group: Arc::clone(group), member: Arc::clone(member) }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -1,5 +1,7 @@
 //! The primitive fields of the records that Kafka's coordinators store, plain or flexible: read and written.
 
+use uuid::Uuid;
+
 use crate::batch::unsigned_varint;
 
 /// Why a record cannot be read or written.
@@ -48,6 +50,10 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
+    pub(crate) fn i8(&mut self) -> Result<i8, StoredRecordError> {
+        self.array().map(i8::from_be_bytes)
+    }
+
     pub(crate) fn i16(&mut self) -> Result<i16, StoredRecordError> {
         self.array().map(i16::from_be_bytes)
     }
@@ -58,6 +64,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn i64(&mut self) -> Result<i64, StoredRecordError> {
         self.array().map(i64::from_be_bytes)
+    }
+
+    pub(crate) fn uuid(&mut self) -> Result<Uuid, StoredRecordError> {
+        self.array().map(Uuid::from_bytes)
     }
 
     fn varint(&mut self) -> Result<u64, StoredRecordError> {
@@ -140,12 +150,20 @@ impl Writer {
         Self { out: version.to_be_bytes().to_vec(), flexible }
     }
 
+    pub(crate) fn i8(&mut self, value: i8) {
+        self.out.extend_from_slice(&value.to_be_bytes());
+    }
+
     pub(crate) fn i32(&mut self, value: i32) {
         self.out.extend_from_slice(&value.to_be_bytes());
     }
 
     pub(crate) fn i64(&mut self, value: i64) {
         self.out.extend_from_slice(&value.to_be_bytes());
+    }
+
+    pub(crate) fn uuid(&mut self, value: Uuid) {
+        self.out.extend_from_slice(value.as_bytes());
     }
 
     fn varint(&mut self, mut value: u32) {

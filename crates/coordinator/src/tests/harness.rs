@@ -1,6 +1,6 @@
 //! A shard with a clock, a log of all its records, and the answers by token.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use protocol::ErrorCode;
 use uuid::Uuid;
 
 use crate::{
-    Context, CoordinatorRecord, GroupConfig, GroupShard, GroupState, Now, Output, Persisted, Request, Response, Token,
+    Context, CoordinatorRecord, GroupConfig, GroupShard, GroupState, KnownTopic, Now, Output, Persisted, Request, Response,
+    Token, Topics,
 };
 
 pub(crate) const GROUP: &str = "group";
@@ -31,6 +32,7 @@ pub(crate) struct Harness {
     pub(crate) now: Now,
     pub(crate) log: Vec<CoordinatorRecord>,
     pub(crate) answers: HashMap<Token, Response>,
+    pub(crate) topics: TestTopics,
     config: Arc<GroupConfig>,
     last_token: u64,
 }
@@ -73,6 +75,44 @@ pub(crate) fn subscription(topics: &[&str]) -> Bytes {
     bytes.into()
 }
 
+/// Topics by name; ids follow from names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TestTopics {
+    partitions: BTreeMap<Arc<str>, i32>,
+    version: u64,
+}
+
+impl TestTopics {
+    pub(crate) fn set(&mut self, name: &str, partitions: i32) {
+        self.partitions.insert(name.into(), partitions);
+        self.version += 1;
+    }
+
+    pub(crate) fn id(name: &str) -> Uuid {
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        Uuid::from_bytes(bytes)
+    }
+}
+
+impl Topics for TestTopics {
+    fn by_name(&self, name: &str) -> Option<KnownTopic> {
+        self.partitions.get(name).map(|partitions| KnownTopic { id: Self::id(name), partitions: *partitions })
+    }
+
+    fn name_of(&self, id: Uuid) -> Option<Arc<str>> {
+        self.partitions.keys().find(|name| Self::id(name) == id).cloned()
+    }
+
+    fn for_each(&self, visit: &mut dyn FnMut(&Arc<str>)) {
+        self.partitions.keys().for_each(visit);
+    }
+
+    fn version(&self) -> u64 {
+        self.version
+    }
+}
+
 impl Harness {
     pub(crate) fn new() -> Self {
         Self::with(GroupConfig::default())
@@ -82,7 +122,7 @@ impl Harness {
         let config = Arc::new(config);
         let now = Now { wall_ms: 1_700_000_000_000, boot_ms: 5_000 };
         let shard = GroupShard::load(Arc::clone(&config), Persisted::default(), now);
-        Self { shard, now, log: Vec::new(), answers: HashMap::new(), config, last_token: 0 }
+        Self { shard, now, log: Vec::new(), answers: HashMap::new(), topics: TestTopics::default(), config, last_token: 0 }
     }
 
     /// A new shard from the log alone, as after a crash.
@@ -102,6 +142,7 @@ impl Harness {
             client_id: "client",
             client_host: "/127.0.0.1",
             member_id_suffix: Uuid::from_u128(u128::from(self.last_token)),
+            topics: &self.topics,
         };
         let output = self.shard.handle(token, &context, &request, self.now);
         self.take(output);
@@ -114,7 +155,7 @@ impl Harness {
         while let Some(deadline) = self.shard.next_deadline().filter(|deadline| *deadline <= end) {
             let at = deadline.max(self.now.boot_ms);
             self.move_to(at);
-            let output = self.shard.on_timer(self.now);
+            let output = self.shard.on_timer(self.now, &self.topics);
             self.take(output);
         }
         self.move_to(end);

@@ -254,7 +254,7 @@ impl History {
                     last = value.generation;
                 }
                 CoordinatorRecord::Group { value: None, .. } => last = -1,
-                CoordinatorRecord::Offset { .. } => {}
+                CoordinatorRecord::Offset { .. } | CoordinatorRecord::Consumer(_) => {}
             }
         }
     }

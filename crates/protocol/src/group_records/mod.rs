@@ -1,5 +1,6 @@
 //! The records of `__consumer_offsets`, byte for byte as Kafka 4.3 writes them: committed offsets and the
-//! metadata of classic groups. Records of newer group types are recognised and left to whoever knows them.
+//! metadata of classic groups; those of consumer groups are in [`consumer`]. Records of other group types are
+//! recognised and left to whoever knows them.
 //!
 //! Key: record type i16, then fields. Value: version i16, then fields; a null value is a tombstone.
 //! - type 0 (before Kafka 2.0) and 1, offset commit: group, topic string · partition i32.
@@ -12,9 +13,12 @@
 //!
 //! Version 4 is flexible: lengths are unsigned varints of length + 1. Numbers are big-endian.
 
+pub mod consumer;
+
 #[cfg(test)]
 mod tests;
 
+use consumer::ConsumerRecord;
 use uuid::Uuid;
 
 use crate::stored_record::{Reader, StoredRecordError, Writer};
@@ -118,6 +122,8 @@ pub enum GroupRecord {
     Offset(OffsetKey, Option<OffsetValue>),
     /// A group's metadata was stored, or the group removed (`None`).
     Group(String, Option<GroupValue>),
+    /// Something of a consumer group.
+    Consumer(ConsumerRecord),
     /// A record type that is not known here; to be kept, not interpreted.
     Other(i16),
 }
@@ -128,7 +134,13 @@ impl GroupRecord {
         Ok(match GroupRecordKey::decode(key)? {
             GroupRecordKey::Offset(key) => Self::Offset(key, value.map(OffsetValue::decode).transpose()?),
             GroupRecordKey::Group(group) => Self::Group(group, value.map(GroupValue::decode).transpose()?),
-            GroupRecordKey::Other(record_type) => Self::Other(record_type),
+            GroupRecordKey::Other(record_type) => {
+                let fields = Reader::new(key.get(2..).unwrap_or_default(), false);
+                match ConsumerRecord::decode(record_type, fields, value)? {
+                    Some(record) => Self::Consumer(record),
+                    None => Self::Other(record_type),
+                }
+            }
         })
     }
 }

@@ -115,7 +115,7 @@ fn tombstones_and_unknown_types() {
     assert_eq!(GroupRecord::decode(&unhex(OFFSET_KEY), None), Ok(GroupRecord::Offset(key, None)));
     assert_eq!(GroupRecord::decode(&unhex("000200026731"), None), Ok(GroupRecord::Group("g1".into(), None)));
     // ConsumerGroupMetadata (type 3) and whatever may come.
-    assert_eq!(GroupRecord::decode(&unhex("000300026731"), Some(b"x")), Ok(GroupRecord::Other(3)));
+    assert_eq!(GroupRecord::decode(&unhex("000b00026731"), Some(b"x")), Ok(GroupRecord::Other(11)));
     assert_eq!(GroupRecord::decode(&unhex("7fff"), None), Ok(GroupRecord::Other(i16::MAX)));
 }
 
