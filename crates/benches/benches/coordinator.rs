@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use coordinator::{
-    CommittedOffset, Context, CoordinatorRecord, GroupConfig, GroupShard, Now, Persisted, Request, Response, Token,
+    CommittedOffset, Context, CoordinatorRecord, GroupConfig, GroupShard, NoTopics, Now, Persisted, Request, Response,
+    Token,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
@@ -66,12 +67,13 @@ fn join_all() -> usize {
     let request = Request::Join(request);
     for token in 0..MEMBERS {
         let suffix = Uuid::from_u128(u128::from(token));
-        let context = Context { version: 3, client_id: "client", client_host: "/127.0.0.1", member_id_suffix: suffix };
+        let context =
+            Context { client_id: "client", client_host: "/127.0.0.1", member_id_suffix: suffix, ..Context::version(3) };
         shard.handle(Token(token), &context, &request, now(0));
     }
     let mut answered = 0;
     while let Some(deadline) = shard.next_deadline().filter(|deadline| *deadline < 100_000) {
-        answered += shard.on_timer(now(deadline)).responses.len();
+        answered += shard.on_timer(now(deadline), &NoTopics).responses.len();
         if answered == MEMBERS as usize {
             break;
         }

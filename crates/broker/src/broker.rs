@@ -1,6 +1,7 @@
 //! What one running broker is made of; handlers reach everything through it.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use common::budget::ByteBudget;
 use common::supervisor::Supervisor;
@@ -39,7 +40,7 @@ pub struct Broker {
     /// Partitions this broker leads.
     pub partitions: Partitions,
     /// Group coordinators on the partitions of `__consumer_offsets` that this broker leads.
-    pub groups: GroupCoordinator,
+    pub(crate) groups: GroupCoordinator,
     /// Incremental fetch sessions.
     pub fetch_sessions: Mutex<FetchSessions>,
     /// Bytes of requests being read and handled.
@@ -60,4 +61,12 @@ pub struct Broker {
     pub lease: Arc<Lease>,
     /// Background tasks.
     pub supervisor: Supervisor,
+}
+
+impl Broker {
+    /// Waits, at most `longest`, until the coordinator of a group serves here; a client that comes too early is told to
+    /// retry.
+    pub async fn wait_group_ready(&self, group: &str, longest: Duration) {
+        self.groups.wait_ready(group, longest).await;
+    }
 }

@@ -33,7 +33,7 @@ use crate::cluster::receiver::Receiver;
 use crate::cluster::sealer::Sealer;
 use crate::cluster::{Lease, Member, drainer, registration};
 use crate::config::{BrokerConfig, Listener, TopicConfig};
-use crate::coordinator::{GroupCoordinator, GroupCoordinatorParts};
+use crate::coordinator::{CoordinatorParts, GroupCoordinator, group_config};
 use crate::fetch::session::FetchSessions;
 use crate::machine::{Machine, SystemMachine};
 use crate::meta_properties::{self, MetaError, MetaProperties};
@@ -295,14 +295,14 @@ async fn compose(
         clock: Arc::clone(&clock),
         supervisor: supervisor.clone(),
     });
-    let groups = GroupCoordinator::start(GroupCoordinatorParts {
-        config: Arc::clone(&config),
+    let coordinators = CoordinatorParts {
         metadata: metadata.clone(),
         partitions: partitions.clone(),
         durable,
         clock: Arc::clone(&clock),
         supervisor: supervisor.clone(),
-    });
+    };
+    let groups = GroupCoordinator::start(coordinators, group_config(&config), ());
     let mover = start_mover(&life, &partitions, &groups, &streams, &clock, supervisor);
     let broker = Arc::new(Broker {
         groups,

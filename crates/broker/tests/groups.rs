@@ -193,7 +193,7 @@ async fn a_group_and_its_offsets_survive_a_restart() {
     let broker = started(directory.path()).await;
     let mut client = Client::connect(&broker).await;
     prepared(&mut client).await;
-    broker.broker().groups.wait_ready(GROUP, Duration::from_secs(10)).await;
+    broker.broker().wait_group_ready(GROUP, Duration::from_secs(10)).await;
     assert_eq!(committed(&mut client).await, [("t".to_owned(), 42)]);
     assert_eq!(heartbeat(&mut client, &id, generation).await, 0, "the member is still one");
     let described = client.call(5, DescribeGroupsRequest::default().with_groups(vec![group()])).await;

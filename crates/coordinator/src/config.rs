@@ -25,8 +25,8 @@ pub struct GroupConfig {
     pub consumer_heartbeat_interval_ms: i64,
     /// `group.consumer.max.size`: members of one consumer group.
     pub consumer_max_size: usize,
-    /// `group.consumer.assignors`: the first is for groups whose members ask for none.
-    pub consumer_assignors: [Assignor; 2],
+    /// First of `group.consumer.assignors`: for groups whose members ask for none.
+    pub consumer_default_assignor: Assignor,
     /// Time a new member may wait in its first JoinGroup, during which it cannot send heartbeats. Kafka fixes it
     /// at five minutes.
     pub new_member_join_timeout_ms: i64,
@@ -56,7 +56,7 @@ impl Default for GroupConfig {
             consumer_session_timeout_ms: 45_000,
             consumer_heartbeat_interval_ms: 5_000,
             consumer_max_size: i32::MAX as usize,
-            consumer_assignors: Assignor::ALL,
+            consumer_default_assignor: Assignor::Uniform,
             new_member_join_timeout_ms: 300_000,
             max_group_bytes: 64 << 20,
             max_record_bytes: 1_000_000,

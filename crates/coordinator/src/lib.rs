@@ -40,8 +40,8 @@ mod timers;
 pub use checkpoint::CheckpointError;
 pub use config::GroupConfig;
 pub use consumer::{
-    Assignment, Assignor, ConsumerGroupRecord, ConsumerMemberMetadata, CurrentAssignment, KnownTopic, MemberState, NoTopics,
-    ResolvedRegex, Topics,
+    Assignment, Assignor, ConsumerGroupRecord, ConsumerMemberMetadata, CurrentAssignment, KnownTopic, MemberState,
+    NoTopics, ResolvedRegex, Topics,
 };
 pub use group::GroupState;
 pub use persisted::Persisted;

@@ -10,9 +10,9 @@ use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
-    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
-    ListGroupsRequest, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use uuid::Uuid;
 
@@ -306,7 +306,10 @@ impl GroupShard {
         {
             self.groups.values().filter(|_| self.groups.len() < 64).for_each(ClassicGroup::check);
             let consumer_groups = self.persisted.consumer_groups.values();
-            consumer_groups.filter(|group| group.members.len() < 64).take(64).for_each(crate::consumer::ConsumerGroup::check);
+            consumer_groups
+                .filter(|group| group.members.len() < 64)
+                .take(64)
+                .for_each(crate::consumer::ConsumerGroup::check);
         }
     }
 }

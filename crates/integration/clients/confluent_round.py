@@ -1,6 +1,8 @@
 """One round of confluent-kafka (librdkafka): create, produce with every codec, consume in a group exactly that, commit.
 
-    confluent_round.py BOOTSTRAP TOPIC ROUND
+    confluent_round.py BOOTSTRAP TOPIC ROUND [PROTOCOL]
+
+PROTOCOL is the group protocol, classic or consumer.
 """
 
 import sys
@@ -10,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 bootstrap, topic, turn = sys.argv[1:4]
+protocol = sys.argv[4] if len(sys.argv) > 4 else "classic"
 servers = {"bootstrap.servers": bootstrap}
 admin = AdminClient(servers)
 for created in admin.create_topics([NewTopic(topic, 3, 1)]).values():
@@ -30,7 +33,7 @@ for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
         sys.exit(f"not delivered with {codec}: {failures}")
 
 consumer = Consumer({**servers, "group.id": f"confluent-{topic}", "auto.offset.reset": "earliest",
-                     "enable.auto.commit": False})
+                     "enable.auto.commit": False, "group.protocol": protocol})
 consumer.subscribe([topic])
 end = time.monotonic() + 60
 while expected and time.monotonic() < end:

@@ -18,11 +18,11 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Kills and restarts the broker while the driver runs; each time records must be acked and consumed again.
-fn survive(options: &Options, during: impl FnOnce()) {
+fn survive(options: &Options, arguments: &[&str], during: impl FnOnce()) {
     let cluster = Cluster::start(options).expect("the broker starts");
     let dir = tempfile::tempdir().expect("a directory");
     let patience = Duration::from_secs(120);
-    let mut driver = Driver::start(&cluster.bootstrap, dir.path(), &[], patience).expect("the driver gets going");
+    let mut driver = Driver::start(&cluster.bootstrap, dir.path(), arguments, patience).expect("the driver gets going");
     during();
     let random = SeededRandom::new(setting("OTTLA_SEED", 1));
     let mut recoveries = Vec::new();
@@ -54,7 +54,12 @@ fn survive(options: &Options, during: impl FnOnce()) {
 
 #[test]
 fn kill9_local_store() {
-    survive(&Options::default(), || ());
+    survive(&Options::default(), &[], || ());
+}
+
+#[test]
+fn kill9_with_the_consumer_protocol() {
+    survive(&Options::default(), &["-protocol", "consumer"], || ());
 }
 
 fn s3() -> (S3, Options) {
@@ -67,7 +72,7 @@ fn s3() -> (S3, Options) {
 fn kill9_store_failing_30_percent() {
     let (s3, options) = s3();
     let faults = Faults { fail_percent: 20, fail_after_percent: 7, cut_after_percent: 3, ..Faults::default() };
-    survive(&options, || s3.set(&faults).expect("it answers"));
+    survive(&options, &[], || s3.set(&faults).expect("it answers"));
     let stats = s3.stats().expect("it answers");
     eprintln!("{stats:?}");
     assert!(peer_is_kafka() || stats.injected > 0, "the store was used and failed: {stats:?}");
@@ -77,7 +82,7 @@ fn kill9_store_failing_30_percent() {
 fn kill9_store_unreachable() {
     let (s3, options) = s3();
     let outage = Faults { unreachable_ms: setting("OTTLA_OUTAGE_SECONDS", 10) * 1000, ..Faults::default() };
-    survive(&options, || s3.set(&outage).expect("it answers"));
+    survive(&options, &[], || s3.set(&outage).expect("it answers"));
     let stats = s3.stats().expect("it answers");
     eprintln!("{stats:?}");
     assert!(peer_is_kafka() || stats.requests["put"] > 0, "the store was used in the end: {stats:?}");

@@ -15,8 +15,8 @@ mod wire;
 
 pub use client::{MetadataClient, SubmitError};
 /// Version of formats and commands that this build reads and writes. A cluster writes what its oldest node reads:
-/// [`MetadataImage::least_version`].
-pub const VERSION: u32 = 2;
+/// [`MetadataImage::least_version`]. 2 brought clusters; 3 what `__consumer_offsets` holds of consumer groups (KIP-848).
+pub const VERSION: u32 = 3;
 
 pub use command::{Command, Outcome, Registration};
 pub use delta::{Delta, Subscription};

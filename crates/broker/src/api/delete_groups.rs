@@ -31,7 +31,7 @@ impl Handle for DeleteGroups {
         let submit =
             |group: &GroupId| broker.groups.submit(group, &of, &Request::DeleteGroups(vec![group.as_str().into()]));
         let submitted = distinct.iter().map(submit).collect();
-        reply_all(&broker.groups, submitted, move |parts| {
+        reply_all(broker.groups.durable(), submitted, move |parts| {
             let results = distinct.into_iter().zip(parts).map(|(id, part)| result(id, part));
             DeleteGroupsResponse::default().with_results(results.collect())
         })

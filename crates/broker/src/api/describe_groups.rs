@@ -18,7 +18,7 @@ pub(super) struct DescribeGroups;
 
 /// Operations on a group as bits, where nothing is forbidden: READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS,
 /// ALTER_CONFIGS.
-const ALL_GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
+pub(super) const ALL_GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 
 impl Handle for DescribeGroups {
     type Request = DescribeGroupsRequest;
@@ -35,7 +35,7 @@ impl Handle for DescribeGroups {
             false => broker.groups.submit(group, &of, &Request::Describe(vec![group.as_str().into()])),
         };
         let submitted = request.groups.iter().map(submit).collect();
-        reply_all(&broker.groups, submitted, move |parts| {
+        reply_all(broker.groups.durable(), submitted, move |parts| {
             let described = request.groups.into_iter().zip(parts).map(|(id, part)| describe(id, part));
             let operations = |group: DescribedGroup| {
                 let asked = request.include_authorized_operations && group.error_code == 0;

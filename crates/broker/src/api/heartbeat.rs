@@ -28,6 +28,6 @@ impl Handle for Heartbeat {
             let code = if code == protocol::ErrorCode::CoordinatorLoadInProgress { 0 } else { code.code() };
             HeartbeatResponse::default().with_error_code(code)
         };
-        reply(&broker.groups, submitted, take, refuse)
+        reply(broker.groups.durable(), submitted, take, refuse)
     }
 }

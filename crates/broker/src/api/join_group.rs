@@ -25,10 +25,10 @@ impl Handle for JoinGroup {
         let version = context.version;
         let host = format!("/{}", context.connection.peer.ip());
         let of = Context {
-            version,
             client_id: &context.client_id,
             client_host: &host,
             member_id_suffix: broker.random.uuid(),
+            ..Context::version(version)
         };
         let (group, member_id) = (request.group_id.clone(), request.member_id.clone());
         let submitted = broker.groups.submit(&group, &of, &Request::Join(request));
@@ -40,7 +40,7 @@ impl Handle for JoinGroup {
             let refused = JoinGroupResponse::default().with_member_id(member_id).with_generation_id(-1);
             for_version(refused.with_error_code(code.code()), version)
         };
-        reply(&broker.groups, submitted, take, refuse)
+        reply(broker.groups.durable(), submitted, take, refuse)
     }
 }
 

@@ -32,13 +32,15 @@ impl Handle for LeaveGroup {
             request.members = vec![MemberIdentity::default().with_member_id(member_id)];
         }
         let group = request.group_id.clone();
-        let submitted = broker.groups.submit(&group, &Context::version(version), &Request::Leave(request));
+        let topics = broker.groups.topics();
+        let of = Context { topics: &topics, ..Context::version(version) };
+        let submitted = broker.groups.submit(&group, &of, &Request::Leave(request));
         let take = move |response| match response {
             Response::Leave(response) => Some(for_version(response, version)),
             _ => None,
         };
         let refuse = |code: protocol::ErrorCode| LeaveGroupResponse::default().with_error_code(code.code());
-        reply(&broker.groups, submitted, take, refuse)
+        reply(broker.groups.durable(), submitted, take, refuse)
     }
 }
 

@@ -21,7 +21,7 @@ impl Handle for ListGroups {
     fn handle(broker: &Arc<Broker>, context: RequestContext, request: ListGroupsRequest) -> Reply<ListGroupsResponse> {
         let submitted = broker.groups.submit_to_all(&Context::version(context.version), &Request::List(request));
         match submitted {
-            Ok(submitted) => reply_all(&broker.groups, submitted, combine),
+            Ok(submitted) => reply_all(broker.groups.durable(), submitted, combine),
             Err(code) => Reply::Now(ListGroupsResponse::default().with_error_code(code.code())),
         }
     }

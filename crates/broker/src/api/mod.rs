@@ -8,6 +8,8 @@ mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 #[cfg(test)]
 pub(crate) mod cluster_image;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -196,6 +198,8 @@ pub static REGISTRY: &[Api] = &[
     api::<describe_quorum::DescribeQuorum>(),
     api::<describe_cluster::DescribeCluster>(),
     api::<unregister_broker::UnregisterBroker>(),
+    api::<consumer_group_heartbeat::ConsumerGroupHeartbeat>(),
+    api::<consumer_group_describe::ConsumerGroupDescribe>(),
     api::<list_config_resources::ListConfigResources>(),
     api::<describe_topic_partitions::DescribeTopicPartitions>(),
     api::<raft_voters::AddRaftVoter>(),

@@ -51,7 +51,7 @@ impl Handle for OffsetCommit {
             answers.extend(refuse_topics(&refused_topics, code));
             OffsetCommitResponse::default().with_topics(answers)
         };
-        reply(&broker.groups, submitted, take, refuse)
+        reply(broker.groups.durable(), submitted, take, refuse)
     }
 }
 

@@ -44,7 +44,7 @@ impl Handle for OffsetDelete {
             _ => None,
         };
         let refuse = |code: ErrorCode| OffsetDeleteResponse::default().with_error_code(code.code());
-        reply(&broker.groups, submitted, take, refuse)
+        reply(broker.groups.durable(), submitted, take, refuse)
     }
 }
 

@@ -46,7 +46,7 @@ impl Handle for OffsetFetch {
                 broker.groups.submit(&id, &of, &Request::OffsetFetch(group))
             };
             let submitted = request.groups.into_iter().map(submit).collect();
-            return reply_all(&broker.groups, submitted, move |parts| {
+            return reply_all(broker.groups.durable(), submitted, move |parts| {
                 let groups = ids.into_iter().zip(parts).map(|(id, part)| match part {
                     Ok(Response::OffsetFetch(group)) => group,
                     Ok(_) => refuse_group(id, ErrorCode::UnknownServerError),
@@ -65,7 +65,7 @@ impl Handle for OffsetFetch {
             _ => None,
         };
         let refuse = move |code| single(refuse_group(id, code), version, &topics.unwrap_or_default());
-        reply(&broker.groups, submitted, take, refuse)
+        reply(broker.groups.durable(), submitted, take, refuse)
     }
 }
 

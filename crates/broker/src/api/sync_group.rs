@@ -32,6 +32,6 @@ impl Handle for SyncGroup {
             Response::Sync(response) => Some(response),
             _ => None,
         };
-        reply(&broker.groups, submitted, take, refuse)
+        reply(broker.groups.durable(), submitted, take, refuse)
     }
 }

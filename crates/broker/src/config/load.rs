@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::NodeId;
+use coordinator::Assignor;
 
 use super::honoured::{HONOURED, OTTLA_KEYS, WARNED};
 use super::layers::check_as_topic_default;
@@ -91,6 +92,10 @@ impl BrokerConfig {
             group_min_session_timeout_ms: read.number("group.min.session.timeout.ms")?,
             group_max_session_timeout_ms: read.number("group.max.session.timeout.ms")?,
             group_max_size: read.positive("group.max.size")?,
+            group_consumer_session_timeout_ms: read.positive("group.consumer.session.timeout.ms")?,
+            group_consumer_heartbeat_interval_ms: read.positive("group.consumer.heartbeat.interval.ms")?,
+            group_consumer_max_size: read.positive("group.consumer.max.size")?,
+            group_consumer_default_assignor: read.assignor()?,
             retention_check_interval_ms: read.number("log.retention.check.interval.ms")?,
             properties: Vec::new(),
         };
@@ -293,6 +298,17 @@ impl Reader<'_> {
     fn milliseconds(&self, name: &'static str) -> Result<u64, ConfigError> {
         let number: i64 = self.number(name)?;
         Ok(u64::try_from(number).unwrap_or(u64::MAX))
+    }
+
+    /// The first of the assignors, all of which must be ours: Java classes cannot be loaded.
+    fn assignor(&self) -> Result<Assignor, ConfigError> {
+        let key = "group.consumer.assignors";
+        let known = |name: &&str| {
+            let unknown = || ConfigError::new(key, format!("'{name}' is neither uniform nor range"));
+            Assignor::of_name(name).ok_or_else(unknown)
+        };
+        let assignors = parse_list(self.text(key)).iter().map(known).collect::<Result<Vec<_>, _>>()?;
+        assignors.first().copied().ok_or_else(|| ConfigError::new(key, "names no assignor"))
     }
 
     fn boolean(&self, name: &'static str) -> Result<bool, ConfigError> {

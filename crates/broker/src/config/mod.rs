@@ -14,6 +14,7 @@ mod topic;
 use std::path::PathBuf;
 
 use common::NodeId;
+use coordinator::Assignor;
 
 pub use describe::{Described, describe};
 pub use layers::{Layers, Source, Synonym};
@@ -112,6 +113,14 @@ pub struct BrokerConfig {
     pub group_max_session_timeout_ms: i64,
     /// `group.max.size`.
     pub group_max_size: usize,
+    /// `group.consumer.session.timeout.ms`.
+    pub group_consumer_session_timeout_ms: i64,
+    /// `group.consumer.heartbeat.interval.ms`.
+    pub group_consumer_heartbeat_interval_ms: i64,
+    /// `group.consumer.max.size`.
+    pub group_consumer_max_size: usize,
+    /// First of `group.consumer.assignors`.
+    pub group_consumer_default_assignor: Assignor,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval_ms: u64,
     /// Every property as given, in order: what DescribeConfigs reports as static broker configuration and

@@ -3,27 +3,25 @@
 use std::sync::Arc;
 
 use common::Lsn;
-use coordinator::Response;
 use protocol::ErrorCode;
 use tokio::sync::oneshot;
 use wal::DurableLsn;
 
-use super::GroupCoordinator;
 use crate::api::Reply;
 
 /// A request that a shard took, or not.
-pub(crate) enum Submitted {
+pub(crate) enum Submitted<R> {
     /// Answered; to be sent once the log is durable up to the position.
-    Now(Lsn, Response),
+    Now(Lsn, R),
     /// Waits for others. The sender is dropped if the shard goes away first.
-    Later(oneshot::Receiver<(Lsn, Response)>),
+    Later(oneshot::Receiver<(Lsn, R)>),
     /// Nothing has happened.
     Refused(ErrorCode),
 }
 
-impl Submitted {
+impl<R> Submitted<R> {
     /// The response, once it may be sent.
-    pub(crate) async fn durable(self, durable: Arc<DurableLsn>) -> Result<Response, ErrorCode> {
+    pub(crate) async fn durable(self, durable: Arc<DurableLsn>) -> Result<R, ErrorCode> {
         let (lsn, response) = match self {
             Self::Now(lsn, response) => (lsn, response),
             Self::Later(waiting) => waiting.await.map_err(|_| ErrorCode::NotCoordinator)?,
@@ -36,10 +34,10 @@ impl Submitted {
 }
 
 /// Turns what became of a request into its reply: `take` picks the response, `refuse` makes one of an error.
-pub(crate) fn reply<T: Send + 'static>(
-    groups: &GroupCoordinator,
-    submitted: Submitted,
-    take: impl FnOnce(Response) -> Option<T> + Send + 'static,
+pub(crate) fn reply<R: Send + 'static, T: Send + 'static>(
+    durable: &Arc<DurableLsn>,
+    submitted: Submitted<R>,
+    take: impl FnOnce(R) -> Option<T> + Send + 'static,
     refuse: impl FnOnce(ErrorCode) -> T + Send + 'static,
 ) -> Reply<T> {
     match submitted {
@@ -49,7 +47,7 @@ pub(crate) fn reply<T: Send + 'static>(
         },
         Submitted::Refused(code) => Reply::Now(refuse(code)),
         later @ Submitted::Later(_) => {
-            let durable = Arc::clone(groups.durable());
+            let durable = Arc::clone(durable);
             Reply::Later(Box::pin(async move {
                 match later.durable(durable).await.map(take) {
                     Ok(Some(response)) => response,
@@ -62,13 +60,13 @@ pub(crate) fn reply<T: Send + 'static>(
 }
 
 /// As [`reply`], for a request that went to several shards: `combine` gets what became of each part, in order.
-pub(crate) fn reply_all<T: Send + 'static>(
-    groups: &GroupCoordinator,
-    submitted: Vec<Submitted>,
-    combine: impl FnOnce(Vec<Result<Response, ErrorCode>>) -> T + Send + 'static,
+pub(crate) fn reply_all<R: Send + 'static, T: Send + 'static>(
+    durable: &Arc<DurableLsn>,
+    submitted: Vec<Submitted<R>>,
+    combine: impl FnOnce(Vec<Result<R, ErrorCode>>) -> T + Send + 'static,
 ) -> Reply<T> {
     if submitted.iter().any(|one| matches!(one, Submitted::Later(_))) {
-        let durable = Arc::clone(groups.durable());
+        let durable = Arc::clone(durable);
         return Reply::Later(Box::pin(async move {
             let parts = submitted.into_iter().map(|one| one.durable(Arc::clone(&durable)));
             combine(futures::future::join_all(parts).await)

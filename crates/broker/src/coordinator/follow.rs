@@ -1,20 +1,21 @@
 //! Follows partitions and metadata: loads a shard for each partition of the topic that opens here, drops those
-//! whose partition closed, and removes offsets of deleted topics.
+//! whose partition closed, and tells shards of deleted topics.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Lsn, Offset};
-use coordinator::GroupShard;
+use coordinator::Now;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use metadata::MetadataImage;
 use tokio::sync::Semaphore;
 
 use super::hosted::HostedShard;
-use super::load::{LoadError, Loaded, load, topics_gone};
-use super::{GROUP_METADATA_TOPIC, Inner, Slot};
+use super::load::{LoadError, Loaded, load};
+use super::shard::Shard;
+use super::{Coordinator, Inner, Slot};
 use crate::partition::Partition;
 
 /// Shards loaded at the same time.
@@ -31,7 +32,8 @@ struct Load {
     after: Lsn,
 }
 
-pub(super) async fn run(inner: Arc<Inner>) {
+pub(super) async fn run<S: Shard>(coordinator: Coordinator<S>) {
+    let inner = &coordinator.inner;
     let mut opened = inner.parts.partitions.watch();
     let mut applied = inner.parts.metadata.watch();
     let mut seen = inner.parts.metadata.image();
@@ -41,9 +43,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
         opened.borrow_and_update();
         applied.borrow_and_update();
         let image = inner.parts.metadata.image();
-        inner.remove_deleted(&seen, &image);
+        coordinator.remove_deleted(&seen, &image);
         for load in inner.follow(&image) {
-            loads.push(load_until_done(Arc::clone(&inner), load, Arc::clone(&at_once)));
+            loads.push(load_until_done(coordinator.clone(), load, Arc::clone(&at_once)));
         }
         seen = image;
         tokio::select! {
@@ -55,13 +57,13 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-impl Inner {
+impl<S: Shard> Inner<S> {
     /// Brings the slots in line with the partitions; returns what is to be loaded.
     fn follow(&self, image: &MetadataImage) -> Vec<Load> {
         let mut loads = Vec::new();
         let mut shards = self.shards.write();
         let before = shards.len();
-        let Some(topic) = image.topic(GROUP_METADATA_TOPIC) else {
+        let Some(topic) = image.topic(S::TOPIC) else {
             shards.clear();
             return loads;
         };
@@ -90,8 +92,10 @@ impl Inner {
         }
         loads
     }
+}
 
-    /// Removes the offsets of topics that are in `old` and not in `new`.
+impl<S: Shard> Coordinator<S> {
+    /// Tells shards of topics that are in `old` and not in `new`.
     fn remove_deleted(&self, old: &MetadataImage, new: &MetadataImage) {
         if old.topics.ptr_eq(&new.topics) {
             return;
@@ -105,41 +109,44 @@ impl Inner {
         if gone.is_empty() {
             return;
         }
-        for shard in self.ready() {
-            shard.on_topics_deleted(&gone, self.now());
-            self.after(&shard, None);
+        for shard in self.inner.ready() {
+            let called = shard.on_topics_deleted(&gone, self.inner.now());
+            self.after(&shard, called);
         }
     }
 
     /// Puts a loaded shard in its place, unless the partition lost that place meanwhile.
-    fn loaded(&self, load: &Load, loaded: Loaded) {
-        let now = self.now();
-        let image = self.parts.metadata.image();
-        let gone = topics_gone(&loaded.persisted, |topic| image.topic(topic).is_some());
-        let (groups, offsets) = loaded.persisted.counts();
-        let shard = GroupShard::load(Arc::clone(&self.config), loaded.persisted, now);
+    fn loaded(&self, load: &Load, loaded: Loaded<S>) {
+        let (inner, now) = (&self.inner, self.inner.now());
+        let image = inner.parts.metadata.image();
+        let gone = S::topics_gone(&loaded.state, &|topic| image.topic(topic).is_some());
+        let (shard, effects) = S::start(Arc::clone(&inner.config), loaded.state, now);
         let shard = Arc::new(HostedShard::new(Arc::clone(&load.partition), shard, loaded.replayed_bytes));
-        if !gone.is_empty() {
-            shard.on_topics_deleted(&gone, now);
-        }
         {
-            let mut shards = self.shards.write();
+            let mut shards = inner.shards.write();
             match shards.get_mut(&load.index) {
                 Some(slot @ Slot::Loading(_)) if slot.is_of(&load.partition) => *slot = Slot::Ready(Arc::clone(&shard)),
                 _ => return,
             }
         }
-        let source: Weak<HostedShard> = Arc::downgrade(&shard);
+        self.begin(&shard, &gone, effects, now);
+        let source: Weak<HostedShard<S>> = Arc::downgrade(&shard);
         load.partition.opened(source);
-        if groups + offsets > 0 {
-            tracing::info!(partition = load.index, groups, offsets, "group coordinator loaded");
+        inner.changed();
+        inner.earlier_deadline.notify_one();
+    }
+
+    /// What a shard missed while nobody hosted it.
+    fn begin(&self, shard: &Arc<HostedShard<S>>, gone: &[Arc<str>], effects: Vec<S::Effect>, now: Now) {
+        if !gone.is_empty() {
+            let called = shard.on_topics_deleted(gone, now);
+            self.after(shard, called);
         }
-        self.changed();
-        self.earlier_deadline.notify_one();
+        self.carry_out(shard, shard.lsn(), effects);
     }
 }
 
-impl Slot {
+impl<S: Shard> Slot<S> {
     fn is_of(&self, partition: &Arc<Partition>) -> bool {
         match self {
             Self::Loading(loading) => Arc::ptr_eq(loading, partition),
@@ -149,14 +156,15 @@ impl Slot {
 }
 
 /// Loads a shard; tries again until it succeeds or the partition is closed.
-async fn load_until_done(inner: Arc<Inner>, load: Load, at_once: Arc<Semaphore>) {
+async fn load_until_done<S: Shard>(coordinator: Coordinator<S>, load: Load, at_once: Arc<Semaphore>) {
     let mut pause = PAUSE_MIN;
     while !load.partition.is_closed() {
         let checkpoint = load.partition.coordinator_checkpoint();
-        match attempt(&inner, &load, checkpoint.as_ref(), &at_once).await {
-            Ok(loaded) => return inner.loaded(&load, loaded),
+        match attempt::<S>(&coordinator.inner, &load, checkpoint.as_ref(), &at_once).await {
+            Ok(loaded) => return coordinator.loaded(&load, loaded),
             Err(error) => {
-                tracing::warn!(partition = load.index, %error, "cannot load the group coordinator yet; trying again");
+                let what = S::NAME;
+                tracing::warn!(partition = load.index, %error, "cannot load the {what} coordinator yet; trying again");
             }
         }
         tokio::time::sleep(pause).await;
@@ -164,12 +172,12 @@ async fn load_until_done(inner: Arc<Inner>, load: Load, at_once: Arc<Semaphore>)
     }
 }
 
-async fn attempt(
-    inner: &Inner,
+async fn attempt<S: Shard>(
+    inner: &Inner<S>,
     of: &Load,
     checkpoint: Option<&(Offset, Bytes)>,
     at_once: &Semaphore,
-) -> Result<Loaded, LoadError> {
+) -> Result<Loaded<S>, LoadError> {
     // The semaphore is never closed; a failed log closes the partition, which ends the attempts.
     let _permit = at_once.acquire().await;
     let _ = inner.parts.durable.wait(of.after).await;

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use common::Lsn;
-use coordinator::{Context, CoordinatorRecord, GroupShard, Now, Output, Request, Response, Token};
+use coordinator::{Now, Token, Topics};
 use parking_lot::Mutex;
 use protocol::ErrorCode;
+use protocol::batch::Attributes;
 use protocol::batch::builder::BatchBuilder;
 use s3stream::CheckpointSource;
 use tokio::sync::oneshot;
 
 use super::answer::Submitted;
+use super::shard::{Outcome, Shard};
 use crate::partition::{AppendOrigin, AppendRefused, Partition};
 
 /// A batch of records that come of no request is closed above this size; one record may exceed it.
@@ -24,16 +26,16 @@ const CHECKPOINT_COST: usize = 10;
 const CHECKPOINT_AT_LATEST_BYTES: usize = 8 << 20;
 
 /// A shard that serves.
-pub(super) struct HostedShard {
+pub(crate) struct HostedShard<S: Shard> {
     partition: Arc<Partition>,
-    state: Mutex<State>,
+    state: Mutex<State<S>>,
 }
 
-struct State {
-    shard: GroupShard,
+struct State<S: Shard> {
+    shard: S,
     /// Everything this shard ever decided is durable once the log is durable up to here.
     lsn: Lsn,
-    waiting: HashMap<Token, oneshot::Sender<(Lsn, Response)>>,
+    waiting: HashMap<Token, oneshot::Sender<(Lsn, S::Response)>>,
     bytes_since_checkpoint: usize,
     /// Size of the last checkpoint that was made, appended or not.
     checkpoint_bytes: usize,
@@ -41,18 +43,30 @@ struct State {
     dropped: bool,
 }
 
-impl State {
+impl<S: Shard> State<S> {
     fn next_deadline(&self) -> Option<i64> {
         if self.dropped { None } else { self.shard.next_deadline() }
     }
 }
 
+/// What came of a call to a shard.
+pub(super) struct Called<S: Shard> {
+    /// What becomes of the request, if it was one.
+    pub(super) submitted: Option<Submitted<S::Response>>,
+    /// The shard's next deadline, boot ms; none if it must be loaded anew.
+    pub(super) deadline_ms: Option<i64>,
+    /// What is to be done when the log is durable up to `after`.
+    pub(super) effects: Vec<S::Effect>,
+    /// See `effects`.
+    pub(super) after: Lsn,
+}
+
 /// An append that failed: nothing was stored of what a request asks for.
 struct Failed(ErrorCode);
 
-impl HostedShard {
+impl<S: Shard> HostedShard<S> {
     /// Hosts a shard that was loaded from `partition`; `replayed_bytes` were read beyond the newest checkpoint.
-    pub(super) fn new(partition: Arc<Partition>, shard: GroupShard, replayed_bytes: usize) -> Self {
+    pub(super) fn new(partition: Arc<Partition>, shard: S, replayed_bytes: usize) -> Self {
         let state = State {
             shard,
             lsn: Lsn(0),
@@ -64,7 +78,7 @@ impl HostedShard {
         Self { partition, state: Mutex::new(state) }
     }
 
-    pub(super) fn partition(&self) -> &Arc<Partition> {
+    pub(crate) fn partition(&self) -> &Arc<Partition> {
         &self.partition
     }
 
@@ -78,48 +92,68 @@ impl HostedShard {
         self.state.lock().lsn
     }
 
-    /// Handles a request; also returns the shard's next deadline.
-    pub(super) fn submit(
-        &self,
-        token: Token,
-        context: &Context<'_>,
-        request: &Request,
-        now: Now,
-    ) -> (Submitted, Option<i64>) {
+    /// Handles a request.
+    pub(super) fn submit(&self, token: Token, context: &S::Context<'_>, request: &S::Request, now: Now) -> Called<S> {
         let mut state = self.state.lock();
         if state.dropped {
-            return (Submitted::Refused(ErrorCode::CoordinatorLoadInProgress), None);
+            let submitted = Some(Submitted::Refused(ErrorCode::CoordinatorLoadInProgress));
+            return Called { submitted, deadline_ms: None, effects: Vec::new(), after: Lsn(0) };
         }
-        let output = state.shard.handle(token, context, request, now);
-        let submitted = match self.complete(&mut state, output, Some(token), now) {
-            Ok(Some(response)) => Submitted::Now(state.lsn, response),
-            Ok(None) => {
+        let outcome = state.shard.handle(token, context, request, now);
+        let (submitted, effects) = match self.complete(&mut state, outcome, Some(token), now) {
+            Ok((Some(response), effects)) => (Submitted::Now(state.lsn, response), effects),
+            Ok((None, effects)) => {
                 let (sender, receiver) = oneshot::channel();
                 state.waiting.insert(token, sender);
-                Submitted::Later(receiver)
+                (Submitted::Later(receiver), effects)
             }
-            Err(Failed(code)) => Submitted::Refused(code),
+            Err(Failed(code)) => (Submitted::Refused(code), Vec::new()),
         };
-        (submitted, state.next_deadline())
+        let (deadline_ms, after) = (state.next_deadline(), state.lsn);
+        Called { submitted: Some(submitted), deadline_ms, effects, after }
     }
 
-    /// Runs the timers that are due; returns the next deadline.
-    pub(super) fn on_timer(&self, now: Now) -> Option<i64> {
-        let mut state = self.state.lock();
-        if state.next_deadline().is_some_and(|deadline| deadline <= now.boot_ms) {
-            let output = state.shard.on_timer(now);
-            self.complete_own(&mut state, output, now);
-        }
-        state.next_deadline()
+    /// Runs the timers that are due.
+    pub(super) fn on_timer(&self, now: Now, topics: &dyn Topics) -> Called<S> {
+        self.call(now, |shard| {
+            let is_due = shard.next_deadline().is_some_and(|deadline| deadline <= now.boot_ms);
+            is_due.then(|| shard.on_timer(now, topics))
+        })
     }
 
-    /// Removes the offsets of topics that are gone.
-    pub(super) fn on_topics_deleted(&self, topics: &[Arc<str>], now: Now) {
+    /// Topics are gone.
+    pub(super) fn on_topics_deleted(&self, topics: &[Arc<str>], now: Now) -> Called<S> {
+        self.call(now, |shard| Some(shard.on_topics_deleted(topics)))
+    }
+
+    /// Does something with the shard that is no request, and appends what comes of it.
+    pub(super) fn call(&self, now: Now, work: impl FnOnce(&mut S) -> Option<Outcome<S>>) -> Called<S> {
         let mut state = self.state.lock();
+        let outcome = if state.dropped { None } else { work(&mut state.shard) };
+        let effects = match outcome.map(|outcome| self.complete(&mut state, outcome, None, now)) {
+            Some(Ok((_, effects))) => effects,
+            Some(Err(Failed(code))) => {
+                tracing::warn!(partition = ?self.partition, code = code.name(), "records of the {} coordinator were refused", S::NAME);
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        Called { submitted: None, deadline_ms: state.next_deadline(), effects, after: state.lsn }
+    }
+
+    /// Appends something that is no record of the shard's own, and lets the shard take it over: both in one order.
+    pub(super) fn append_foreign<T>(
+        &self,
+        append: impl FnOnce(&Partition) -> Result<(Lsn, T), AppendRefused>,
+        take_over: impl FnOnce(&mut S),
+    ) -> Result<T, AppendRefused> {
+        let mut state = self.state.lock();
+        let (lsn, appended) = append(&self.partition)?;
+        state.lsn = state.lsn.max(lsn);
         if !state.dropped {
-            let output = state.shard.on_topics_deleted(topics);
-            self.complete_own(&mut state, output, now);
+            take_over(&mut state.shard);
         }
+        Ok(appended)
     }
 
     /// Appends a checkpoint if anything was written since the last.
@@ -131,26 +165,20 @@ impl HostedShard {
         }
     }
 
-    fn complete_own(&self, state: &mut State, output: Output, now: Now) {
-        if let Err(Failed(code)) = self.complete(state, output, None, now) {
-            tracing::warn!(partition = ?self.partition, code = code.name(), "records of the group coordinator were refused");
-        }
-    }
-
-    /// Appends what the shard decided, then releases the responses. The response to `own` is returned.
+    /// Appends what the shard decided, then releases the responses. The response to `own` is returned, and what is to be
+    /// done besides.
     fn complete(
         &self,
-        state: &mut State,
-        output: Output,
+        state: &mut State<S>,
+        outcome: Outcome<S>,
         own: Option<Token>,
         now: Now,
-    ) -> Result<Option<Response>, Failed> {
-        let groups_changed = output.records.iter().any(|record| matches!(record, CoordinatorRecord::Group { .. }));
+    ) -> Result<(Option<S::Response>, Vec<S::Effect>), Failed> {
         // A request is stored whole or not at all, as in Kafka: what comes of it is one batch.
         let batch_bytes = if own.is_some() { usize::MAX } else { BATCH_BYTES };
-        if let Err(refused) = self.append(state, &output.records, batch_bytes, now) {
+        if let Err(refused) = self.append(state, &outcome.records, batch_bytes, now) {
             let code = append_error(&refused);
-            if groups_changed || self.partition.is_closed() {
+            if S::is_ahead(&outcome.records) || self.partition.is_closed() {
                 // The shard has gone ahead of its log. Whoever waits looks for the coordinator anew.
                 state.dropped = true;
                 state.waiting.clear();
@@ -158,7 +186,7 @@ impl HostedShard {
             return Err(Failed(code));
         }
         let mut own_response = None;
-        for (token, response) in output.responses {
+        for (token, response) in outcome.responses {
             if own == Some(token) {
                 own_response = Some(response);
             } else if let Some(waiting) = state.waiting.remove(&token) {
@@ -167,23 +195,27 @@ impl HostedShard {
             }
         }
         self.maybe_checkpoint(state);
-        Ok(own_response)
+        Ok((own_response, outcome.effects))
     }
 
     /// Appends records in batches and lets the shard take over each batch that was appended.
     fn append(
         &self,
-        state: &mut State,
-        records: &[CoordinatorRecord],
+        state: &mut State<S>,
+        records: &[S::Record],
         batch_bytes: usize,
         now: Now,
     ) -> Result<(), AppendRefused> {
         let mut rest = records;
         while !rest.is_empty() {
             let mut batch = BatchBuilder::new();
+            if let Some((producer_id, epoch)) = S::producer_of(rest) {
+                let transactional = Attributes::default().with_transactional(true);
+                batch = batch.with_producer(producer_id, epoch, -1).with_attributes(transactional);
+            }
             let mut taken = 0;
             for record in rest {
-                let (key, value) = record.encode().map_err(|error| AppendRefused {
+                let (key, value) = S::encode(record).map_err(|error| AppendRefused {
                     code: ErrorCode::UnknownServerError.code(),
                     message: Some(error.to_string()),
                     record_errors: Vec::new(),
@@ -206,7 +238,7 @@ impl HostedShard {
         Ok(())
     }
 
-    fn maybe_checkpoint(&self, state: &mut State) {
+    fn maybe_checkpoint(&self, state: &mut State<S>) {
         let written = state.bytes_since_checkpoint;
         let worth_it =
             |size: usize| size.saturating_mul(CHECKPOINT_COST) <= written || written >= CHECKPOINT_AT_LATEST_BYTES;
@@ -220,19 +252,19 @@ impl HostedShard {
         }
     }
 
-    fn append_checkpoint(&self, state: &mut State, checkpoint: &[u8]) {
+    fn append_checkpoint(&self, state: &mut State<S>, checkpoint: &[u8]) {
         match self.partition.append_coordinator_checkpoint(checkpoint) {
             Ok(_) => {}
             // Loading replays more; the next attempt comes after as many bytes again.
             Err(refused) => {
-                tracing::warn!(partition = ?self.partition, ?refused, "no checkpoint of the group coordinator")
+                tracing::warn!(partition = ?self.partition, ?refused, "no checkpoint of the {} coordinator", S::NAME)
             }
         }
         state.bytes_since_checkpoint = 0;
     }
 }
 
-impl CheckpointSource for HostedShard {
+impl<S: Shard> CheckpointSource for HostedShard<S> {
     fn append_checkpoint(&self) {
         let mut state = self.state.lock();
         if !state.dropped {

@@ -1,44 +1,44 @@
-//! Hosts the group coordinators: one [`coordinator::GroupShard`] on each partition of `__consumer_offsets` that
-//! this broker leads.
+//! Hosts the coordinators: one shard, of groups or of transactions, on each partition of their topic that this broker leads.
 //!
 //! A request is handled under its shard's lock, in arrival order: the shard decides, the records are appended, the
 //! shard takes them over, and responses carry the log position that must be durable before they are sent. So
-//! nobody ever learns of state that a crash could undo. An append that fails is answered with an error; if it held
-//! more than offsets, the shard is dropped and loaded again from what is durable.
+//! nobody ever learns of state that a crash could undo. An append that fails is answered with an error; if the shard has
+//! acted on it already, it is dropped and loaded again from what is durable.
 
 mod answer;
 mod follow;
+mod groups;
 mod hosted;
 mod load;
+mod shard;
 mod timer;
+mod topics;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::Clock;
 use common::supervisor::Supervisor;
-use coordinator::{Context, GroupConfig, Now, Request, Token, shard_of};
+use common::{Clock, Lsn};
+use coordinator::{Now, Token, shard_of};
 use metadata::{MetadataClient, MetadataImage};
 use parking_lot::RwLock;
 use protocol::ErrorCode;
 use tokio::sync::{Notify, watch};
 use wal::DurableLsn;
 
-use crate::config::BrokerConfig;
 use crate::partition::{LookupError, Partition, Partitions};
 
 pub(crate) use answer::{Submitted, reply, reply_all};
-use hosted::HostedShard;
+pub(crate) use groups::{GROUP_METADATA_TOPIC, GroupCoordinator, consumer_groups_enabled, group_config};
+use hosted::{Called, HostedShard};
+use shard::Shard;
+use topics::{ImageTopics, TopicVersions};
 
-/// The topic whose partitions hold groups and committed offsets.
-pub(crate) const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
-
-/// What the coordinators are built on.
-pub struct GroupCoordinatorParts {
-    /// Static configuration.
-    pub config: Arc<BrokerConfig>,
+/// What coordinators are built on. Cheap to clone.
+#[derive(Clone)]
+pub struct CoordinatorParts {
     /// Image.
     pub metadata: MetadataClient,
     /// Where the records go.
@@ -51,16 +51,23 @@ pub struct GroupCoordinatorParts {
     pub supervisor: Supervisor,
 }
 
-/// The coordinators of this broker. Cheap to clone.
-#[derive(Clone)]
-pub struct GroupCoordinator {
-    inner: Arc<Inner>,
+/// The coordinators of one kind on this broker. Cheap to clone.
+pub(crate) struct Coordinator<S: Shard> {
+    inner: Arc<Inner<S>>,
 }
 
-struct Inner {
-    parts: GroupCoordinatorParts,
-    config: Arc<GroupConfig>,
-    shards: RwLock<HashMap<i32, Slot>>,
+impl<S: Shard> Clone for Coordinator<S> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+struct Inner<S: Shard> {
+    parts: CoordinatorParts,
+    config: Arc<S::Config>,
+    means: S::Means,
+    topic_versions: TopicVersions,
+    shards: RwLock<HashMap<i32, Slot<S>>>,
     /// Counts shards that became ready or were dropped.
     changes: watch::Sender<u64>,
     /// Shards to load again, because an append failed.
@@ -72,23 +79,31 @@ struct Inner {
 }
 
 /// A partition of the topic that this broker leads.
-#[derive(Clone)]
-enum Slot {
+enum Slot<S: Shard> {
     /// Its records are being read.
     Loading(Arc<Partition>),
     /// Serves.
-    Ready(Arc<HostedShard>),
+    Ready(Arc<HostedShard<S>>),
 }
 
-impl GroupCoordinator {
+impl<S: Shard> Clone for Slot<S> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Loading(partition) => Self::Loading(Arc::clone(partition)),
+            Self::Ready(shard) => Self::Ready(Arc::clone(shard)),
+        }
+    }
+}
+
+impl<S: Shard> Coordinator<S> {
     /// Starts to host: loads shards as partitions open, runs their timers.
-    #[must_use]
-    pub fn start(parts: GroupCoordinatorParts) -> Self {
+    pub(crate) fn start(parts: CoordinatorParts, config: S::Config, means: S::Means) -> Self {
         let supervisor = parts.supervisor.clone();
-        let config = Arc::new(group_config(&parts.config));
         let inner = Arc::new(Inner {
             parts,
-            config,
+            config: Arc::new(config),
+            means,
+            topic_versions: TopicVersions::default(),
             shards: RwLock::default(),
             changes: watch::Sender::new(0),
             reload: Notify::new(),
@@ -96,15 +111,16 @@ impl GroupCoordinator {
             armed_ms: AtomicI64::new(i64::MAX),
             earlier_deadline: Notify::new(),
         });
-        supervisor.spawn_until_stopped("group-coordinator", follow::run(Arc::clone(&inner)));
-        supervisor.spawn_until_stopped("group-timers", timer::run(Arc::clone(&inner)));
-        Self { inner }
+        let coordinator = Self { inner };
+        supervisor.spawn_until_stopped("coordinator", follow::run(coordinator.clone()));
+        supervisor.spawn_until_stopped("coordinator-timers", timer::run(coordinator.clone()));
+        coordinator
     }
 
-    /// Hands a request to the shard of its group. Never waits.
-    pub(crate) fn submit(&self, group: &str, context: &Context<'_>, request: &Request) -> Submitted {
-        match self.inner.find(group) {
-            Ok(shard) => self.inner.submit(&shard, context, request),
+    /// Hands a request to the shard of its key, a group's or a transactional id. Never waits.
+    pub(crate) fn submit(&self, key: &str, context: &S::Context<'_>, request: &S::Request) -> Submitted<S::Response> {
+        match self.inner.find(key) {
+            Ok(shard) => self.submit_to(&shard, context, request),
             Err(code) => Submitted::Refused(code),
         }
     }
@@ -113,14 +129,47 @@ impl GroupCoordinator {
     ///
     /// # Errors
     /// COORDINATOR_LOAD_IN_PROGRESS while any shard is loading.
-    pub(crate) fn submit_to_all(&self, context: &Context<'_>, request: &Request) -> Result<Vec<Submitted>, ErrorCode> {
-        let slots: Vec<Slot> = self.inner.shards.read().values().cloned().collect();
+    pub(crate) fn submit_to_all(
+        &self,
+        context: &S::Context<'_>,
+        request: &S::Request,
+    ) -> Result<Vec<Submitted<S::Response>>, ErrorCode> {
+        let slots: Vec<Slot<S>> = self.inner.shards.read().values().cloned().collect();
         let shards = slots.into_iter().map(|slot| match slot {
             Slot::Loading(_) => Err(ErrorCode::CoordinatorLoadInProgress),
             Slot::Ready(shard) => Ok(shard),
         });
         let shards = shards.collect::<Result<Vec<_>, _>>()?;
-        Ok(shards.iter().map(|shard| self.inner.submit(shard, context, request)).collect())
+        Ok(shards.iter().map(|shard| self.submit_to(shard, context, request)).collect())
+    }
+
+    fn submit_to(
+        &self,
+        shard: &Arc<HostedShard<S>>,
+        context: &S::Context<'_>,
+        request: &S::Request,
+    ) -> Submitted<S::Response> {
+        let token = Token(self.inner.last_token.fetch_add(1, Ordering::Relaxed));
+        let called = shard.submit(token, context, request, self.inner.now());
+        self.after(shard, called).unwrap_or(Submitted::Refused(ErrorCode::UnknownServerError))
+    }
+
+    /// Follows up on a call to a shard.
+    fn after(&self, shard: &Arc<HostedShard<S>>, called: Called<S>) -> Option<Submitted<S::Response>> {
+        self.inner.follow_up(shard, called.deadline_ms);
+        self.carry_out(shard, called.after, called.effects);
+        called.submitted
+    }
+
+    fn carry_out(&self, shard: &Arc<HostedShard<S>>, after: Lsn, effects: Vec<S::Effect>) {
+        if !effects.is_empty() {
+            S::carry_out(self, shard, after, effects);
+        }
+    }
+
+    /// Topics as of now.
+    pub(crate) fn topics(&self) -> ImageTopics {
+        self.inner.topics()
     }
 
     /// The log's durable position, which every response waits for.
@@ -128,20 +177,20 @@ impl GroupCoordinator {
         &self.inner.parts.durable
     }
 
-    /// Index of the partition that holds a group, if the topic exists.
+    /// Index of the partition that holds a key, if the topic exists.
     #[must_use]
-    pub(crate) fn partition_of(image: &MetadataImage, group: &str) -> Option<i32> {
-        let count = i32::try_from(image.topic(GROUP_METADATA_TOPIC)?.partitions.len()).ok()?;
-        Some(shard_of(group, count))
+    pub(crate) fn partition_of(image: &MetadataImage, key: &str) -> Option<i32> {
+        let count = i32::try_from(image.topic(S::TOPIC)?.partitions.len()).ok()?;
+        Some(shard_of(key, count))
     }
 
-    /// Waits, at most `longest`, until the shard of a group serves here; a client that comes too early is told to
+    /// Waits, at most `longest`, until the shard of a key serves here; a client that comes too early is told to
     /// retry.
-    pub async fn wait_ready(&self, group: &str, longest: Duration) {
+    pub(crate) async fn wait_ready(&self, key: &str, longest: Duration) {
         let mut changes = self.inner.changes.subscribe();
         let ready = async {
             while matches!(
-                self.inner.find(group),
+                self.inner.find(key),
                 Err(ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable)
             ) {
                 if changes.changed().await.is_err() {
@@ -154,14 +203,12 @@ impl GroupCoordinator {
 
     /// Appends a checkpoint to every partition whose newest one is not current. For a graceful stop, before the
     /// last upload.
-    pub fn append_final_checkpoints(&self) {
+    pub(crate) fn append_final_checkpoints(&self) {
         for shard in self.inner.ready() {
             shard.append_final_checkpoint();
         }
     }
-}
 
-impl GroupCoordinator {
     /// The same for one partition, which is about to move.
     pub(crate) fn append_final_checkpoint_of(&self, partition: &Arc<Partition>) {
         for shard in self.inner.ready().iter().filter(|shard| Arc::ptr_eq(shard.partition(), partition)) {
@@ -170,12 +217,12 @@ impl GroupCoordinator {
     }
 }
 
-impl Inner {
-    fn find(&self, group: &str) -> Result<Arc<HostedShard>, ErrorCode> {
+impl<S: Shard> Inner<S> {
+    fn find(&self, key: &str) -> Result<Arc<HostedShard<S>>, ErrorCode> {
         let image = self.parts.metadata.image();
-        let topic = image.topic(GROUP_METADATA_TOPIC).ok_or(ErrorCode::CoordinatorNotAvailable)?;
+        let topic = image.topic(S::TOPIC).ok_or(ErrorCode::CoordinatorNotAvailable)?;
         let count = i32::try_from(topic.partitions.len()).map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
-        let index = shard_of(group, count);
+        let index = shard_of(key, count);
         match self.shards.read().get(&index) {
             Some(Slot::Ready(shard)) if shard.partition().is_serving() => return Ok(Arc::clone(shard)),
             // Without a lease: clients ask elsewhere, where somebody else may be by now.
@@ -192,15 +239,8 @@ impl Inner {
         }
     }
 
-    fn submit(&self, shard: &HostedShard, context: &Context<'_>, request: &Request) -> Submitted {
-        let token = Token(self.last_token.fetch_add(1, Ordering::Relaxed));
-        let (submitted, deadline) = shard.submit(token, context, request, self.now());
-        self.after(shard, deadline);
-        submitted
-    }
-
-    /// Follows up on a call to a shard: its deadline may be the earliest, or it may have to be loaded again.
-    fn after(&self, shard: &HostedShard, deadline_ms: Option<i64>) {
+    /// A shard's deadline may be the earliest, or it must be loaded again.
+    fn follow_up(&self, shard: &HostedShard<S>, deadline_ms: Option<i64>) {
         match deadline_ms {
             Some(deadline_ms) if self.armed_ms.fetch_min(deadline_ms, Ordering::AcqRel) > deadline_ms => {
                 self.earlier_deadline.notify_one();
@@ -211,10 +251,14 @@ impl Inner {
         }
     }
 
-    fn ready(&self) -> Vec<Arc<HostedShard>> {
+    fn ready(&self) -> Vec<Arc<HostedShard<S>>> {
         let shards = self.shards.read();
         let ready = shards.values().filter_map(|slot| if let Slot::Ready(shard) = slot { Some(shard) } else { None });
         ready.cloned().collect()
+    }
+
+    fn topics(&self) -> ImageTopics {
+        self.topic_versions.of(self.parts.metadata.image())
     }
 
     fn changed(&self) {
@@ -224,19 +268,6 @@ impl Inner {
     fn now(&self) -> Now {
         let boot_ms = i64::try_from(self.parts.clock.boot().as_millis()).unwrap_or(i64::MAX);
         Now { wall_ms: self.parts.clock.wall_ms(), boot_ms }
-    }
-}
-
-fn group_config(config: &BrokerConfig) -> GroupConfig {
-    GroupConfig {
-        min_session_timeout_ms: config.group_min_session_timeout_ms,
-        max_session_timeout_ms: config.group_max_session_timeout_ms,
-        initial_rebalance_delay_ms: config.group_initial_rebalance_delay_ms,
-        max_size: config.group_max_size,
-        offset_metadata_max_bytes: config.offset_metadata_max_bytes,
-        offsets_retention_ms: config.offsets_retention_minutes.saturating_mul(60_000),
-        offsets_retention_check_interval_ms: config.offsets_retention_check_interval_ms,
-        ..GroupConfig::default()
     }
 }
 

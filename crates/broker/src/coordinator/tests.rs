@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use common::Offset;
-use coordinator::{Context, GroupConfig, GroupShard, Now, Request, Response, Token};
+use coordinator::{Context, GroupConfig, GroupShard, NoTopics, Now, Request, Response, Token};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::{GroupId, JoinGroupRequest, OffsetCommitRequest, TopicName};
@@ -32,11 +32,11 @@ fn now() -> Now {
     Now { wall_ms: 1_700_000_000_000, boot_ms: 1_000 }
 }
 
-async fn host(partition: &Arc<Partition>) -> (HostedShard, usize) {
+async fn host(partition: &Arc<Partition>) -> (HostedShard<GroupShard>, usize) {
     let checkpoint = partition.coordinator_checkpoint();
-    let loaded = load(partition, checkpoint.as_ref()).await.expect("loads");
+    let loaded = load::<GroupShard>(partition, checkpoint.as_ref()).await.expect("loads");
     let replayed = loaded.replayed_bytes;
-    let shard = GroupShard::load(Arc::new(GroupConfig::default()), loaded.persisted, now());
+    let shard = GroupShard::load(Arc::new(GroupConfig::default()), loaded.state, now());
     (HostedShard::new(Arc::clone(partition), shard, replayed), replayed)
 }
 
@@ -69,13 +69,14 @@ fn join(member_id: &str) -> Request {
     Request::Join(request)
 }
 
-fn submit(shard: &HostedShard, token: u64, request: &Request) -> Submitted {
+fn submit(shard: &HostedShard<GroupShard>, token: u64, request: &Request) -> Submitted<Response> {
     let suffix = Uuid::from_u128(u128::from(token));
-    let context = Context { version: 3, client_id: "client", client_host: "/127.0.0.1", member_id_suffix: suffix };
-    shard.submit(Token(token), &context, request, now()).0
+    let context =
+        Context { client_id: "client", client_host: "/127.0.0.1", member_id_suffix: suffix, ..Context::version(3) };
+    shard.submit(Token(token), &context, request, now()).submitted.expect("a request")
 }
 
-fn refused(submitted: Submitted) -> ErrorCode {
+fn refused(submitted: Submitted<Response>) -> ErrorCode {
     match submitted {
         Submitted::Refused(code) => code,
         Submitted::Now(_, response) => panic!("answered: {response:?}"),
@@ -99,8 +100,8 @@ async fn a_commit_is_answered_once_it_is_durable_and_survives_a_crash() {
     let rig = rig.crash().await;
     let partition = rig.open().await;
     let checkpoint = partition.coordinator_checkpoint();
-    let loaded = load(&partition, checkpoint.as_ref()).await.expect("loads");
-    assert_eq!(loaded.persisted.offset("group", "t", 0).map(|committed| committed.offset), Some(41));
+    let loaded = load::<GroupShard>(&partition, checkpoint.as_ref()).await.expect("loads");
+    assert_eq!(loaded.state.offset("group", "t", 0).map(|committed| committed.offset), Some(41));
 }
 
 #[tokio::test]
@@ -123,11 +124,11 @@ async fn checkpoints_bound_what_is_replayed() {
     let rig = rig.crash().await;
     let partition = rig.open().await;
     let checkpoint = partition.coordinator_checkpoint();
-    let loaded = load(&partition, checkpoint.as_ref()).await.expect("loads");
+    let loaded = load::<GroupShard>(&partition, checkpoint.as_ref()).await.expect("loads");
     assert_eq!(loaded.replayed_bytes, 0);
     for index in 0..3 {
         let last = 499 - (499 - i64::from(index)) % 3;
-        assert_eq!(loaded.persisted.offset("group", "t", index).map(|committed| committed.offset), Some(last));
+        assert_eq!(loaded.state.offset("group", "t", index).map(|committed| committed.offset), Some(last));
     }
 }
 
@@ -157,9 +158,9 @@ async fn records_without_a_checkpoint_are_replayed_from_the_start() {
     }
     let rig = rig.crash().await;
     let partition = rig.open().await;
-    let loaded = load(&partition, None).await.expect("loads");
-    assert_eq!(loaded.persisted.counts(), (0, 1));
-    assert_eq!(loaded.persisted.offset("group", "t", 0).map(|committed| committed.offset), Some(19));
+    let loaded = load::<GroupShard>(&partition, None).await.expect("loads");
+    assert_eq!(loaded.state.counts(), (0, 1));
+    assert_eq!(loaded.state.offset("group", "t", 0).map(|committed| committed.offset), Some(19));
 }
 
 #[tokio::test]
@@ -180,8 +181,8 @@ async fn refused_offsets_change_nothing_and_members_stay() {
     assert_eq!(code, Some(ErrorCode::CoordinatorNotAvailable), "the log is full");
     assert!(!shard.is_dropped());
     assert!(waiting.try_recv().is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Empty));
-    let loaded = load(&partition, None).await.expect("loads");
-    assert_eq!(loaded.persisted.offset("group", "t", 0).map(|committed| committed.offset), last);
+    let loaded = load::<GroupShard>(&partition, None).await.expect("loads");
+    assert_eq!(loaded.state.offset("group", "t", 0).map(|committed| committed.offset), last);
 }
 
 #[tokio::test]
@@ -220,7 +221,7 @@ async fn a_join_is_answered_by_a_timer() {
     let (shard, _) = host(&partition).await;
     let Submitted::Later(mut waiting) = submit(&shard, 1, &join("")) else { panic!("joins wait") };
     let later = Now { wall_ms: now().wall_ms + 3_000, boot_ms: now().boot_ms + 3_000 };
-    assert!(shard.on_timer(later).is_some_and(|deadline| deadline > later.boot_ms));
+    assert!(shard.on_timer(later, &NoTopics).deadline_ms.is_some_and(|deadline| deadline > later.boot_ms));
     let (_, Response::Join(response)) = waiting.try_recv().expect("answered") else { panic!("a JoinGroup response") };
     assert_eq!((response.error_code, response.generation_id), (0, 1));
 }

@@ -38,7 +38,7 @@ impl GroupShard {
             let code = ErrorCode::GroupIdNotFound.code();
             return described.with_error_code(code).with_error_message(Some(text(&message)));
         };
-        let assignor = group.preferred_assignor().map_or(self.config.consumer_assignors[0].name(), |name| name);
+        let assignor = group.preferred_assignor().map_or(self.config.consumer_default_assignor.name(), |name| name);
         let members =
             group.members.iter().map(|(id, member)| describe_member(id, member, context.version, context.topics));
         described

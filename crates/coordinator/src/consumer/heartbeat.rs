@@ -185,7 +185,9 @@ impl GroupShard {
             None => Err(Refusal::new(ErrorCode::UnknownMemberId, format!("Instance id {instance} is unknown."))),
             Some((old, member)) if joins => {
                 if member.current.epoch != LEAVE_STATIC_EPOCH {
-                    let message = format!("Static member {member_id} with instance id {instance} cannot join the group because the instance id is owned by member {old}.");
+                    let message = format!(
+                        "Static member {member_id} with instance id {instance} cannot join the group because the instance id is owned by member {old}."
+                    );
                     return Err(Refusal::new(ErrorCode::UnreleasedInstanceId, message));
                 }
                 Ok(Seat { replaces: Some(Arc::clone(old)), before: member.clone(), ..newcomer() })
@@ -220,7 +222,7 @@ impl GroupShard {
             return;
         }
         let preferred = group.preferred_assignor().and_then(|name| Assignor::of_name(name));
-        let assignor = preferred.unwrap_or(self.config.consumer_assignors[0]);
+        let assignor = preferred.unwrap_or(self.config.consumer_default_assignor);
         let (epoch, targets) = (group.epoch, targets(group, assignor, topics));
         for (member, target) in targets {
             let record = ConsumerGroupRecord::Target { group: Arc::clone(id), member, value: Some(target) };
@@ -336,7 +338,8 @@ fn check_epoch(member: &ConsumerMember, received: i32, owned: Option<&Assignment
     let current = &member.current;
     let known = current.epoch;
     let lost_answer = || {
-        let is_assigned = |owned: &Assignment| owned.iter().all(|(topic, index)| current.assigned.contains(topic, index));
+        let is_assigned =
+            |owned: &Assignment| owned.iter().all(|(topic, index)| current.assigned.contains(topic, index));
         received == current.previous_epoch && owned.is_some_and(is_assigned)
     };
     if received == JOIN_EPOCH || received == known || (received < known && lost_answer()) {

@@ -108,7 +108,8 @@ impl GroupShard {
         topics: &dyn Topics,
         records: &mut Vec<CoordinatorRecord>,
     ) {
-        let (Timer::ConsumerSession { group: id, member } | Timer::ConsumerRevocation { group: id, member }) = timer else {
+        let (Timer::ConsumerSession { group: id, member } | Timer::ConsumerRevocation { group: id, member }) = timer
+        else {
             return;
         };
         let group = self.persisted.consumer_groups.get(id);

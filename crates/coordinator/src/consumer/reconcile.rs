@@ -165,7 +165,11 @@ mod tests {
         let next = step(&next, &[2, 3], &[], Some(&[2]));
         assert_eq!(summary(&next), (11, 10, MemberState::Stable, vec![2, 3], vec![]));
         let next = step(&before, &[2, 3], &[], Some(&[2]));
-        assert_eq!(summary(&next), (11, 10, MemberState::Stable, vec![2, 3], vec![]), "it gave it up before it was asked");
+        assert_eq!(
+            summary(&next),
+            (11, 10, MemberState::Stable, vec![2, 3], vec![]),
+            "it gave it up before it was asked"
+        );
     }
 
     #[test]

@@ -188,7 +188,10 @@ fn regular_expressions_match_whole_names_now_and_later() {
     consumer.regex = Some("topics|topac".into());
     consumer.beat(&mut harness);
     consumer.beat(&mut harness);
-    assert_eq!(consumer.owned.iter().map(|(topic, _)| topic.as_str()).collect::<Vec<_>>(), ["topac", "topac", "topics"]);
+    assert_eq!(
+        consumer.owned.iter().map(|(topic, _)| topic.as_str()).collect::<Vec<_>>(),
+        ["topac", "topac", "topics"]
+    );
     let group = described(&mut harness);
     assert_eq!(group.members[0].subscribed_topic_regex.as_deref(), Some("topics|topac"));
     assert_eq!(harness.shard.persisted().consumer_groups[GROUP].regexes.len(), 1, "the other one is forgotten");
@@ -309,9 +312,12 @@ fn operators_see_and_delete_groups() {
     let group = described(&mut harness);
     assert_eq!((group.assignor_name.as_str(), group.members[0].member_type), ("range", 1));
     assert_eq!(group.members[0].assignment.topic_partitions[0].topic_name.as_str(), TOPIC);
-    for (states, types, count) in
-        [(vec![], vec![], 1), (vec!["stable"], vec!["Consumer"], 1), (vec!["empty"], vec![], 0), (vec![], vec!["classic"], 0)]
-    {
+    for (states, types, count) in [
+        (vec![], vec![], 1),
+        (vec!["stable"], vec!["Consumer"], 1),
+        (vec!["empty"], vec![], 0),
+        (vec![], vec!["classic"], 0),
+    ] {
         let request = ListGroupsRequest::default()
             .with_states_filter(states.into_iter().map(string).collect())
             .with_types_filter(types.into_iter().map(string).collect());

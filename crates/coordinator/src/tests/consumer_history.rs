@@ -73,7 +73,8 @@ impl History {
                 self.consumers[index].leave(&mut self.harness, epoch);
             }
             Action::Subscribe(index, topics, regex) => {
-                let chosen = TOPICS.iter().enumerate().filter(|(bit, _)| topics & (1 << bit) != 0).map(|(_, topic)| *topic);
+                let chosen =
+                    TOPICS.iter().enumerate().filter(|(bit, _)| topics & (1 << bit) != 0).map(|(_, topic)| *topic);
                 let names: Vec<&str> = chosen.collect();
                 let consumer = &mut self.consumers[index];
                 consumer.regex = Some(if regex { names.join("|") } else { String::new() });
@@ -138,7 +139,8 @@ impl History {
         for (index, consumer) in self.consumers.iter().enumerate() {
             assert!(consumer.epoch > 0 && consumer.owned == consumer.told, "{consumer:?}");
             for partition in &consumer.owned {
-                let by_regex = consumer.regex.as_ref().is_some_and(|regex| regex.split('|').any(|name| name == partition.0));
+                let by_regex =
+                    consumer.regex.as_ref().is_some_and(|regex| regex.split('|').any(|name| name == partition.0));
                 assert!(by_regex || consumer.topics.contains(&partition.0), "{consumer:?} reads {partition:?}");
                 readers.insert(partition.clone(), index);
             }

@@ -18,8 +18,8 @@ use protocol::ErrorCode;
 use uuid::Uuid;
 
 use crate::{
-    Context, CoordinatorRecord, GroupConfig, GroupShard, GroupState, KnownTopic, Now, Output, Persisted, Request, Response,
-    Token, Topics,
+    Context, CoordinatorRecord, GroupConfig, GroupShard, GroupState, KnownTopic, Now, Output, Persisted, Request,
+    Response, Token, Topics,
 };
 
 pub(crate) const GROUP: &str = "group";
@@ -122,7 +122,15 @@ impl Harness {
         let config = Arc::new(config);
         let now = Now { wall_ms: 1_700_000_000_000, boot_ms: 5_000 };
         let shard = GroupShard::load(Arc::clone(&config), Persisted::default(), now);
-        Self { shard, now, log: Vec::new(), answers: HashMap::new(), topics: TestTopics::default(), config, last_token: 0 }
+        Self {
+            shard,
+            now,
+            log: Vec::new(),
+            answers: HashMap::new(),
+            topics: TestTopics::default(),
+            config,
+            last_token: 0,
+        }
     }
 
     /// A new shard from the log alone, as after a crash.

@@ -16,7 +16,8 @@ import (
 
 // run is one chaos run: idempotent producers and group members on one topic, everything they see in one history.
 type run struct {
-	bootstrap, topic, group         string
+	bootstrap, topic                string
+	group, protocol                 string
 	partitions, producers, members  int
 	rate, size                      int
 	patience                        time.Duration
@@ -34,6 +35,7 @@ func chaos(args []string) error {
 	flags.StringVar(&r.bootstrap, "bootstrap", "127.0.0.1:9092", "bootstrap servers")
 	flags.StringVar(&r.topic, "topic", "chaos", "topic, created if missing")
 	flags.StringVar(&r.group, "group", "chaos", "consumer group")
+	flags.StringVar(&r.protocol, "protocol", "classic", "group protocol: classic or consumer")
 	flags.IntVar(&r.partitions, "partitions", 6, "partitions of the topic")
 	flags.IntVar(&r.producers, "producers", 8, "idempotent producers")
 	flags.IntVar(&r.members, "members", 3, "group members; 0 for no group at all")

@@ -21,6 +21,7 @@ func (r *run) member(ctx context.Context, number uint32) {
 	}
 	client, err := kgo.NewClient(
 		seeds(r.bootstrap),
+		protocol(r.protocol),
 		kgo.ConsumerGroup(r.group),
 		kgo.ConsumeTopics(r.topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
@@ -56,6 +57,27 @@ func (r *run) member(ctx context.Context, number uint32) {
 	}
 }
 
+// protocol chooses between the classic group protocol and that of KIP-848, which this library has behind a context value.
+func protocol(name string) kgo.Opt {
+	ctx := context.Background()
+	if name == "consumer" {
+		ctx = context.WithValue(ctx, "opt_in_kafka_next_gen_balancer_beta", true)
+	}
+	return kgo.WithContext(ctx)
+}
+
+// passing are errors of a commit after which the member, or its successor, commits again.
+func passing(err error) bool {
+	for _, known := range []error{
+		kerr.RebalanceInProgress, kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.StaleMemberEpoch, kerr.FencedMemberEpoch,
+	} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return kerr.IsRetriable(err)
+}
+
 // commit tries once: what is not committed is polled again by whoever gets the partition next.
 func (r *run) commit(client *kgo.Client, number uint32, heads map[int32]kgo.EpochOffset) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -67,7 +89,7 @@ func (r *run) commit(client *kgo.Client, number uint32, heads map[int32]kgo.Epoc
 		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
 				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					if !errors.Is(err, kerr.RebalanceInProgress) && !errors.Is(err, kerr.IllegalGeneration) && !errors.Is(err, kerr.UnknownMemberID) && !kerr.IsRetriable(err) {
+					if !passing(err) {
 						r.fail(fmt.Errorf("member %d cannot commit: %w", number, err))
 					}
 					continue

@@ -111,8 +111,11 @@ impl Spread {
     }
 
     fn balance_topic(&mut self, topic: Uuid, subscribers: &[usize]) -> bool {
-        let of_topic: Vec<(i32, usize)> =
-            self.owners.range((topic, i32::MIN)..=(topic, i32::MAX)).map(|((_, index), owner)| (*index, *owner)).collect();
+        let of_topic: Vec<(i32, usize)> = self
+            .owners
+            .range((topic, i32::MIN)..=(topic, i32::MAX))
+            .map(|((_, index), owner)| (*index, *owner))
+            .collect();
         let mut least: BTreeSet<(usize, usize)> =
             subscribers.iter().map(|index| (self.counts[*index], *index)).collect();
         let mut moved = false;
