@@ -193,7 +193,7 @@ impl Partition {
         let now_ms = self.environment.clock.wall_ms();
         let AppendOrigin::Client { produce_version, .. } = origin else {
             let view = BatchView::exactly_one(batch).map_err(Invalid::from)?;
-            return Ok(self.prepared(&view, Cow::Borrowed(batch), view.max_timestamp(), -1, now_ms));
+            return self.prepared(&view, Cow::Borrowed(batch), view.max_timestamp(), -1, now_ms);
         };
         let view = sole_batch(batch, produce_version)?;
         let config = self.topic.config.load();
@@ -206,7 +206,7 @@ impl Partition {
         }
         let log_append_time_ms = if config.log_append_time { now_ms } else { -1 };
         let bytes = stored(&view, &validated, &config)?;
-        Ok(self.prepared(&view, bytes, validated.max_timestamp, log_append_time_ms, now_ms))
+        self.prepared(&view, bytes, validated.max_timestamp, log_append_time_ms, now_ms)
     }
 
     fn prepared<'a>(
@@ -216,16 +216,11 @@ impl Partition {
         max_timestamp_ms: i64,
         log_append_time_ms: i64,
         now_ms: i64,
-    ) -> Prepared<'a> {
+    ) -> Result<Prepared<'a>, AppendRefused> {
         let tag = Tag::of(view, self.leader_epoch);
-        Prepared {
-            bytes,
-            tag,
-            last_offset_delta: view.last_offset_delta(),
-            max_timestamp_ms,
-            log_append_time_ms,
-            now_ms,
-        }
+        let tag = tag.map_err(|error| AppendRefused::new(ErrorCode::InvalidRecord, error.to_string()))?;
+        let last_offset_delta = view.last_offset_delta();
+        Ok(Prepared { bytes, tag, last_offset_delta, max_timestamp_ms, log_append_time_ms, now_ms })
     }
 
     /// What a log that does not take a record means. One that will take none ever again ends the leadership:
