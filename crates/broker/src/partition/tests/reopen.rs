@@ -257,6 +257,27 @@ async fn transactions_survive_with_and_without_a_checkpoint() {
     assert_eq!(read.expect("reads").aborted, vec![(8, 2)]);
 }
 
+#[tokio::test]
+async fn a_transaction_whose_marker_was_not_durable_is_open_again() {
+    let rig = Rig::manual();
+    let partition = rig.open().await;
+    accepted(&partition, &plain(2));
+    transact(&partition, 7, 0, &transactional(7, 0, 0, 2));
+    rig.log.flush();
+    partition.append_marker(&marker(7, 0, false)).expect("ends");
+    accepted(&partition, &plain(1));
+    assert_eq!(partition.last_stable_offset(), Offset(2));
+    drop(partition);
+    let rig = rig.crash().await;
+    let partition = rig.open().await;
+    assert_eq!((partition.last_stable_offset(), partition.log_end()), (Offset(2), Offset(4)));
+    assert!(partition.state.lock().transactions.aborted().is_empty());
+    partition.append_marker(&marker(7, 0, false)).expect("the coordinator tries again");
+    rig.log.flush();
+    assert_eq!(partition.last_stable_offset(), Offset(5));
+    assert_eq!(partition.state.lock().transactions.aborted_within(0, 5), vec![(7, 2)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append { producer: i64, bump: bool, records: i32 },
