@@ -19,6 +19,7 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
+mod describe_producers;
 mod describe_quorum;
 mod describe_topic_partitions;
 mod elect_leaders;
@@ -197,6 +198,7 @@ pub static REGISTRY: &[Api] = &[
     api::<offset_delete::OffsetDelete>(),
     api::<describe_quorum::DescribeQuorum>(),
     api::<describe_cluster::DescribeCluster>(),
+    api::<describe_producers::DescribeProducers>(),
     api::<unregister_broker::UnregisterBroker>(),
     api::<consumer_group_heartbeat::ConsumerGroupHeartbeat>(),
     api::<consumer_group_describe::ConsumerGroupDescribe>(),

@@ -66,6 +66,7 @@ impl Handle for Produce {
             origin: AppendOrigin::Client {
                 produce_version: context.version,
                 behind_refusal: context.connection.refused_batch.is_recent(broker.clock.as_ref()),
+                guard: None,
             },
             internal_allowed: &*context.client_id == ADMIN_CLIENT_ID,
             acks,

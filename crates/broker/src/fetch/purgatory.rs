@@ -94,8 +94,12 @@ async fn park(
         let mut wait = DataWait::new(broker.wal.durable());
         for (found, (_, answer)) in found.iter().zip(&pass.partitions) {
             if let Ok(partition) = found {
-                // News is what lies above the high watermark that was just read; what lies below is counted.
-                wait.watch(partition, Offset(answer.high_watermark));
+                // News is what lies above the end that was just read up to; what lies below is counted.
+                let read_up_to = match parameters.isolation {
+                    Isolation::ReadUncommitted => answer.high_watermark,
+                    Isolation::ReadCommitted => answer.last_stable_offset,
+                };
+                wait.watch(partition, Offset(read_up_to), parameters.isolation);
             }
         }
         let is_over = tokio::select! {
@@ -147,7 +151,10 @@ impl Pass {
 
     /// Lets go of the records; what was counted stays.
     fn release(&mut self) {
-        self.partitions.iter_mut().for_each(|(_, answer)| answer.records = Vec::new());
+        for (_, answer) in &mut self.partitions {
+            answer.records = Vec::new();
+            answer.aborted = answer.aborted.take().map(|_| Vec::new());
+        }
     }
 
     fn into_answer(self, broker: &Broker, listener: &str) -> (FetchAnswer, Option<ByteLease>) {
@@ -332,7 +339,7 @@ fn answer(partition: &Partition, ask: Ask, source: Source, read: Result<Partitio
                 high_watermark: read.high_watermark.0,
                 last_stable_offset: read.last_stable_offset.0,
                 log_start_offset: read.log_start.0,
-                aborted: (ask.isolation == Isolation::ReadCommitted).then(Vec::new),
+                aborted: (ask.isolation == Isolation::ReadCommitted).then_some(read.aborted),
                 current_leader: None,
                 records: read.slices.into_iter().map(|slice| unpinned(slice.bytes, source)).collect(),
             };
@@ -399,8 +406,11 @@ fn leader_endpoints(broker: &Broker, leaders: impl Iterator<Item = i32>, listene
 
 #[cfg(test)]
 mod tests {
+    use protocol::batch::{Attributes, BatchBuilder};
+
     use super::*;
     use crate::partition::tests::rig::{Rig, accepted, plain};
+    use crate::partition::{AppendOrigin, TransactionMarker, Verification};
 
     #[tokio::test]
     async fn only_one_loaded_partition_exceeds_its_limit_and_that_is_one_with_records() {
@@ -429,5 +439,37 @@ mod tests {
         assert_eq!(bytes_of(&[(0, 1, true), (3, 1, false)]).await, [one, 0]);
         // The first has nothing above the high watermark.
         assert_eq!(bytes_of(&[(6, 1, true), (3, 1, false), (0, 1, false)]).await, [0, one, 0]);
+    }
+
+    #[tokio::test]
+    async fn readers_of_committed_records_are_told_of_aborted_ones() {
+        let rig = Rig::durable();
+        let partition = rig.open().await;
+        let Verification::Needed(guard) = partition.begin_verification(7, 0, 0, false) else { panic!("unknown") };
+        let attributes = Attributes::default().with_transactional(true);
+        let mut batch = BatchBuilder::new().with_producer(7, 0, 0).with_attributes(attributes);
+        batch.push(-1, None, Some(b"aborted"));
+        let origin = AppendOrigin::Client { produce_version: 11, behind_refusal: false, guard: Some(guard) };
+        partition.append(&batch.build(0, -1), origin).expect("verified");
+        let told = |isolation, limit| {
+            let ask = Ask { from: Offset(0), limit, at_least_one: limit > 0, isolation };
+            let wish = FetchWish { offset: 0, max_bytes: 1 << 20, leader_epoch: -1 };
+            let Reading::Answer(answered) = read_cached(&partition, &wish, ask) else { panic!("it is in memory") };
+            let PartitionAnswer { high_watermark, last_stable_offset, aborted, .. } = answered.answer;
+            (high_watermark, last_stable_offset, aborted)
+        };
+        assert_eq!(told(Isolation::ReadCommitted, 100), (1, 0, Some(vec![])));
+        let (producer_epoch, coordinator_epoch) = (1, 0);
+        let marker = TransactionMarker {
+            producer_id: 7,
+            producer_epoch,
+            commit: false,
+            coordinator_epoch,
+            transaction_version: 2,
+        };
+        partition.append_marker(&marker).expect("ends");
+        assert_eq!(told(Isolation::ReadCommitted, 100), (2, 2, Some(vec![(7, 0)])));
+        assert_eq!(told(Isolation::ReadCommitted, 0), (2, 2, Some(vec![])), "nothing was read");
+        assert_eq!(told(Isolation::ReadUncommitted, 100), (2, 2, None));
     }
 }

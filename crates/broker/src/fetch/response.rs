@@ -22,7 +22,8 @@ pub struct PartitionAnswer {
     pub last_stable_offset: i64,
     /// Log start offset, -1 with an error.
     pub log_start_offset: i64,
-    /// Aborted transactions as (producer id, first offset), for read_committed; `None` for read_uncommitted.
+    /// Aborted transactions that `records` may hold records of, as (producer id, first offset), by ascending first
+    /// offset: some clients count on that. For read_committed; `None` for read_uncommitted.
     pub aborted: Option<Vec<(i64, i64)>>,
     /// Leader and epoch that the client should use instead (versions 12 and later).
     pub current_leader: Option<(i32, i32)>,

@@ -14,12 +14,18 @@ use super::lives;
 use super::{Count, RequestMetrics, TopicMetrics};
 use crate::Broker;
 use crate::api::REGISTRY;
+use crate::config::Layers;
 
 const QUANTILES: [f64; 4] = [0.5, 0.95, 0.99, 0.999];
 const QUANTILE_LABELS: [&str; 4] = ["0.5", "0.95", "0.99", "0.999"];
 
 /// Partitions whose size and offsets are told one by one; the page stays readable and cheap.
 const PARTITIONS_MAX: usize = 5_000;
+
+/// Longest time that a client may ask for its transactions.
+const TRANSACTION_TIMEOUT_MAX: &str = "transaction.max.timeout.ms";
+/// How much later than that a transaction is late, as in Kafka.
+const LATE_AFTER_MS: i64 = 5 * 60 * 1000;
 
 /// Everything, in the OpenMetrics text format.
 ///
@@ -149,6 +155,10 @@ fn partitions(encoder: &mut DescriptorEncoder<'_>, broker: &Broker, image: &Meta
     let help = "Never above 0: durability does not depend on replicas";
     gauge(encoder, &format!("{manager}underminisrpartitioncount"), help, 0)?;
     gauge(encoder, &format!("{manager}offlinereplicacount"), help, 0)?;
+    let late_ms = Layers::new(image, &broker.config).number(TRANSACTION_TIMEOUT_MAX).saturating_add(LATE_AFTER_MS);
+    let late = open.iter().filter(|partition| partition.has_late_transaction(late_ms)).count();
+    let help = "Partitions whose earliest open transaction should have ended long ago: it hangs";
+    gauge(encoder, &format!("{manager}partitionswithlatetransactionscount"), help, late)?;
     type Reading = (&'static str, &'static str, fn(&crate::partition::Partition) -> i64);
     let readings: [Reading; 3] = [
         ("kafka_log_log_size", "Bytes kept", |one| i64::try_from(one.size_bytes()).unwrap_or(i64::MAX)),

@@ -15,8 +15,9 @@ use s3stream::AppendRequest;
 use wal::AppendError;
 
 use super::Partition;
-use super::producer_state::{Judgement, SequenceError};
+use super::producer_state::{CachedBatch, Judgement, SequenceError};
 use super::state::{Leadership, PartitionState, sequenced};
+use super::verification::{TransactionError, VerificationGuard};
 use crate::config::{Codec, TopicConfig};
 
 /// Where an append comes from.
@@ -29,9 +30,26 @@ pub enum AppendOrigin {
         /// A batch that this one may have been sent behind was refused for a moment, so that a producer of whom nothing
         /// is known has to begin at 0.
         behind_refusal: bool,
+        /// Of the verification of a transactional batch: see [`Partition::begin_verification`].
+        guard: Option<VerificationGuard>,
     },
     /// A coordinator of this broker, which builds sound batches itself.
     Coordinator,
+    /// The same, in the name of a transactional producer (KIP-98: offsets that are committed with a transaction). Such
+    /// batches have no sequence; they need an open transaction or a guard like any other.
+    TransactionalCoordinator {
+        /// As of a client.
+        guard: Option<VerificationGuard>,
+    },
+}
+
+impl AppendOrigin {
+    fn guard(self) -> Option<VerificationGuard> {
+        match self {
+            Self::Client { guard, .. } | Self::TransactionalCoordinator { guard } => guard,
+            Self::Coordinator => None,
+        }
+    }
 }
 
 /// A successful append.
@@ -91,13 +109,24 @@ impl From<SequenceError> for AppendRefused {
         let code = match error {
             SequenceError::StaleEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             SequenceError::OutOfOrder { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            SequenceError::OutsideTransaction { .. } => ErrorCode::InvalidTxnState,
         };
         Self::new(code, error.to_string())
     }
 }
 
+impl From<TransactionError> for AppendRefused {
+    fn from(error: TransactionError) -> Self {
+        match error {
+            TransactionError::NotVerified => Self::new(ErrorCode::InvalidTxnState, error.to_string()),
+            TransactionError::TooMany => Self::new(ErrorCode::NotEnoughReplicas, error.to_string()),
+            TransactionError::Sequence(error) => error.into(),
+        }
+    }
+}
+
 /// A batch that may be appended, if its sequence number is right.
-struct Prepared<'a> {
+pub(super) struct Prepared<'a> {
     /// As it is to be stored, but for base offset and leader epoch.
     bytes: Cow<'a, [u8]>,
     tag: Tag,
@@ -112,32 +141,43 @@ impl Partition {
     ///
     /// A batch that one of the producer's last five equals is not appended again: the answer has the original's
     /// offset and log position.
+    ///
+    /// A transactional batch is taken only if its producer has an open transaction here, or with the guard of a
+    /// verification ([`Self::begin_verification`]): else `INVALID_TXN_STATE`.
     pub fn append(&self, batch: &Bytes, origin: AppendOrigin) -> Result<AppendedBatch, AppendRefused> {
         let prepared = self.prepare(batch, origin)?;
-        let state = self.state.lock();
-        if !self.environment.lease.is_valid() {
-            return Err(AppendRefused::not_leader());
-        }
-        may_append(&state)?;
+        let state = self.lock_to_append()?;
         if prepared.tag.producer_id >= 0 {
             let batch = sequenced(&prepared.tag, prepared.last_offset_delta);
             if matches!(origin, AppendOrigin::Client { behind_refusal: true, .. }) {
                 state.producers.expect_first(&batch)?;
             }
-            let judged = state.producers.judge(&batch)?;
+            let judged = if batch.transactional {
+                state.judge_transactional(&batch, origin.guard())?
+            } else {
+                state.producers.judge(&batch)?
+            };
             if let Judgement::Duplicate(original) = judged {
-                return Ok(AppendedBatch {
-                    base_offset: Offset(original.base_offset()),
-                    log_append_time_ms: original.timestamp_ms,
-                    log_start: Offset(state.log_start),
-                    lsn: state.durable_at(original.last_offset),
-                });
+                return Ok(duplicate(&state, &original));
             }
+        } else if prepared.tag.attributes.is_transactional() {
+            return Err(TransactionError::NotVerified.into());
         }
         self.append_prepared(state, &prepared)
     }
 
-    fn append_prepared(
+    /// The state, if records may be appended now.
+    pub(super) fn lock_to_append(&self) -> Result<MutexGuard<'_, PartitionState>, AppendRefused> {
+        let state = self.state.lock();
+        if !self.environment.lease.is_valid() {
+            return Err(AppendRefused::not_leader());
+        }
+        may_append(&state)?;
+        Ok(state)
+    }
+
+    /// Appends what was judged under the same lock.
+    pub(super) fn append_prepared(
         &self,
         mut state: MutexGuard<'_, PartitionState>,
         prepared: &Prepared<'_>,
@@ -157,7 +197,7 @@ impl Partition {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         state.appended(tag, next_offset.0, *max_timestamp_ms, len, lsn, *now_ms);
         // Keeps the queue of pending appends short although nobody asks for the high watermark.
-        state.watermark.follow(self.environment.durable.get());
+        state.follow(self.environment.durable.get());
         if state.checkpoint_due() && !self.topic.is_coordinator_owned() {
             // Without it a later opening replays more; the next append tries again.
             let _ = self.append_checkpoint_locked(&mut state, None);
@@ -193,39 +233,33 @@ impl Partition {
         let now_ms = self.environment.clock.wall_ms();
         let AppendOrigin::Client { produce_version, .. } = origin else {
             let view = BatchView::exactly_one(batch).map_err(Invalid::from)?;
-            return Ok(self.prepared(&view, Cow::Borrowed(batch), view.max_timestamp(), -1, now_ms));
+            if view.attributes().is_control() {
+                let message = "markers are appended as such";
+                return Err(AppendRefused::new(ErrorCode::InvalidRecord, message));
+            }
+            return self.prepared(&view, Cow::Borrowed(batch), view.max_timestamp(), -1, now_ms);
         };
         let view = sole_batch(batch, produce_version)?;
         let config = self.topic.config.load();
         let validated = validate(&view, &rules(&config, now_ms))?;
-        if view.attributes().is_transactional() {
-            return Err(AppendRefused::new(
-                ErrorCode::InvalidTxnState,
-                "the record is not part of an ongoing transaction",
-            ));
-        }
         let log_append_time_ms = if config.log_append_time { now_ms } else { -1 };
         let bytes = stored(&view, &validated, &config)?;
-        Ok(self.prepared(&view, bytes, validated.max_timestamp, log_append_time_ms, now_ms))
+        self.prepared(&view, bytes, validated.max_timestamp, log_append_time_ms, now_ms)
     }
 
-    fn prepared<'a>(
+    /// `view` is what `bytes` hold, or held before their codec or timestamps were changed.
+    pub(super) fn prepared<'a>(
         &self,
         view: &BatchView<'_>,
         bytes: Cow<'a, [u8]>,
         max_timestamp_ms: i64,
         log_append_time_ms: i64,
         now_ms: i64,
-    ) -> Prepared<'a> {
+    ) -> Result<Prepared<'a>, AppendRefused> {
         let tag = Tag::of(view, self.leader_epoch);
-        Prepared {
-            bytes,
-            tag,
-            last_offset_delta: view.last_offset_delta(),
-            max_timestamp_ms,
-            log_append_time_ms,
-            now_ms,
-        }
+        let tag = tag.map_err(|error| AppendRefused::new(ErrorCode::InvalidRecord, error.to_string()))?;
+        let last_offset_delta = view.last_offset_delta();
+        Ok(Prepared { bytes, tag, last_offset_delta, max_timestamp_ms, log_append_time_ms, now_ms })
     }
 
     /// What a log that does not take a record means. One that will take none ever again ends the leadership:
@@ -241,6 +275,16 @@ impl Partition {
                 AppendRefused::not_leader()
             }
         }
+    }
+}
+
+/// The answer to a batch that was appended before.
+fn duplicate(state: &PartitionState, original: &CachedBatch) -> AppendedBatch {
+    AppendedBatch {
+        base_offset: Offset(original.base_offset()),
+        log_append_time_ms: original.timestamp_ms,
+        log_start: Offset(state.log_start),
+        lsn: state.durable_at(original.last_offset),
     }
 }
 

@@ -17,19 +17,28 @@
 //!            cached batches (1, at most 5), oldest first: last sequence (4), offset delta (4),
 //!            last offset (8), timestamp (8)
 //! section 3  what the group or transaction coordinator gave: opaque here
-//! section 4  reserved: open transactions
-//! section 5  reserved: aborted transactions
+//! section 4  what section 2's producers did in transactions, by ascending id, those alone that did anything:
+//!            producer id (8), epoch of the last coordinator (4, -1 for none), last transaction (1): 0 none,
+//!            1 open, 2 aborted, 3 committed, and its offset (8): -1, the first, the marker's, the marker's
+//! section 5  aborted transactions by ascending marker: producer id (8), first offset (8), marker's offset (8),
+//!            last stable offset when it ended (8)
 //! ```
 //!
+//! Transactions that have ended need no more than that, because a checkpoint that is read is durable, and so are the
+//! markers below it.
+//!
 //! Tags with the highest bit set may be skipped by a reader that does not know them; any other unknown tag
-//! means that state would be lost, and is an error. Sections 1 and 2 are left out when empty. The record around
+//! means that state would be lost, and is an error. Sections are left out when empty. The record around
 //! it (log, object) has a checksum as well; this one covers the way from encoder to decoder.
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use super::leader_epochs::{EpochStart, LeaderEpochs};
-use super::producer_state::{BATCHES_CACHED, CachedBatch, ProducerEntry, ProducerStates};
+use super::producer_state::{
+    BATCHES_CACHED, CachedBatch, LastTransaction, NO_COORDINATOR_EPOCH, ProducerEntry, ProducerStates,
+};
+use super::transactions::{AbortedTransaction, Transactions};
 
 const MAGIC: [u8; 4] = *b"OPCK";
 const VERSION: u16 = 1;
@@ -39,10 +48,14 @@ const SECTION_HEADER_BYTES: usize = 6;
 const EPOCH_BYTES: usize = 12;
 const PRODUCER_BYTES: usize = 19;
 const BATCH_BYTES: usize = 24;
+const TRANSACTION_BYTES: usize = 21;
+const ABORTED_BYTES: usize = 32;
 
 const LEADER_EPOCHS: u16 = 1;
 const PRODUCERS: u16 = 2;
 const COORDINATOR: u16 = 3;
+const TRANSACTIONS: u16 = 4;
+const ABORTED: u16 = 5;
 const SKIPPABLE: u16 = 0x8000;
 
 /// What a checkpoint holds.
@@ -54,6 +67,7 @@ pub(crate) struct PartitionCheckpoint {
     pub(crate) log_start: i64,
     pub(crate) epochs: LeaderEpochs,
     pub(crate) producers: ProducerStates,
+    pub(crate) transactions: Transactions,
     /// The coordinator's part, if one owns the partition.
     pub(crate) coordinator: Option<Bytes>,
 }
@@ -81,25 +95,32 @@ pub enum CheckpointError {
     Invalid(&'static str),
 }
 
+/// What follows from a partition's records, as [`encode`] takes it.
+#[derive(Clone, Copy)]
+pub(crate) struct Derived<'a> {
+    pub(crate) epochs: &'a LeaderEpochs,
+    pub(crate) producers: &'a ProducerStates,
+    /// Those that are open stand in `producers` as well, and are written from there.
+    pub(crate) transactions: &'a Transactions,
+}
+
 /// Bytes that [`encode`] produces for this state.
-pub(crate) fn encoded_len(epochs: &LeaderEpochs, producers: &ProducerStates, coordinator: Option<&[u8]>) -> usize {
+pub(crate) fn encoded_len(state: Derived<'_>, coordinator: Option<&[u8]>) -> usize {
     let section = |body: usize, present: bool| if present { SECTION_HEADER_BYTES + body } else { 0 };
-    let (epochs, count) = (epochs.entries().len(), producers.len());
+    let (epochs, count) = (state.epochs.entries().len(), state.producers.len());
+    let (transactional, aborted) = (state.producers.transactional(), state.transactions.aborted().len());
     HEADER_BYTES
         + section(epochs * EPOCH_BYTES, epochs > 0)
-        + section(count * PRODUCER_BYTES + producers.batches() * BATCH_BYTES, count > 0)
+        + section(count * PRODUCER_BYTES + state.producers.batches() * BATCH_BYTES, count > 0)
         + section(coordinator.map_or(0, <[u8]>::len), coordinator.is_some())
+        + section(transactional * TRANSACTION_BYTES, transactional > 0)
+        + section(aborted * ABORTED_BYTES, aborted > 0)
 }
 
 /// Encodes the state below `offset`.
-pub(crate) fn encode(
-    offset: i64,
-    log_start: i64,
-    epochs: &LeaderEpochs,
-    producers: &ProducerStates,
-    coordinator: Option<&[u8]>,
-) -> Vec<u8> {
-    let mut out = Vec::with_capacity(encoded_len(epochs, producers, coordinator));
+pub(crate) fn encode(offset: i64, log_start: i64, state: Derived<'_>, coordinator: Option<&[u8]>) -> Vec<u8> {
+    let Derived { epochs, producers, transactions } = state;
+    let mut out = Vec::with_capacity(encoded_len(state, coordinator));
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_be_bytes());
     out.extend_from_slice(&[0; 6]);
@@ -124,6 +145,22 @@ pub(crate) fn encode(
         section(&mut out, COORDINATOR, blob.len());
         out.extend_from_slice(blob);
     }
+    if producers.transactional() > 0 {
+        sections += 1;
+        section(&mut out, TRANSACTIONS, producers.transactional() * TRANSACTION_BYTES);
+        let transactional = producers.iter().filter(|(_, entry)| entry.is_transactional());
+        transactional.for_each(|(id, entry)| put_transaction(&mut out, id, entry));
+    }
+    if !transactions.aborted().is_empty() {
+        sections += 1;
+        section(&mut out, ABORTED, transactions.aborted().len() * ABORTED_BYTES);
+        for aborted in transactions.aborted() {
+            out.extend_from_slice(&aborted.producer_id.to_be_bytes());
+            out.extend_from_slice(&aborted.first_offset.to_be_bytes());
+            out.extend_from_slice(&aborted.marker_offset.to_be_bytes());
+            out.extend_from_slice(&aborted.last_stable_offset.to_be_bytes());
+        }
+    }
     out[6..8].copy_from_slice(&sections.to_be_bytes());
     let crc = crc32c(&out[CHECKED_FROM..]);
     out[8..CHECKED_FROM].copy_from_slice(&crc.to_be_bytes());
@@ -132,8 +169,7 @@ pub(crate) fn encode(
 
 fn section(out: &mut Vec<u8>, tag: u16, length: usize) {
     out.extend_from_slice(&tag.to_be_bytes());
-    let length =
-        u32::try_from(length).expect("producers and epochs are bounded, a coordinator's part fits a WAL record");
+    let length = u32::try_from(length).expect("what is remembered is bounded, a coordinator's part fits a WAL record");
     out.extend_from_slice(&length.to_be_bytes());
 }
 
@@ -148,6 +184,18 @@ fn put_producer(out: &mut Vec<u8>, id: i64, entry: &ProducerEntry) {
         out.extend_from_slice(&batch.last_offset.to_be_bytes());
         out.extend_from_slice(&batch.timestamp_ms.to_be_bytes());
     }
+}
+
+fn put_transaction(out: &mut Vec<u8>, id: i64, entry: &ProducerEntry) {
+    let (kind, offset) = match entry.transaction {
+        LastTransaction::None => (0, -1),
+        LastTransaction::Open { first_offset } => (1, first_offset),
+        LastTransaction::Ended { commit, marker_offset } => (2 + u8::from(commit), marker_offset),
+    };
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&entry.coordinator_epoch.to_be_bytes());
+    out.push(kind);
+    out.extend_from_slice(&offset.to_be_bytes());
 }
 
 /// Decodes and checks.
@@ -173,6 +221,7 @@ pub(crate) fn decode(payload: &Bytes) -> Result<PartitionCheckpoint, CheckpointE
     for _ in 0..sections {
         read_section(&mut rest, &mut checkpoint)?;
     }
+    restore_open(&mut checkpoint)?;
     if !rest.is_empty() {
         return Err(CheckpointError::Invalid("bytes follow the last section"));
     }
@@ -180,6 +229,21 @@ pub(crate) fn decode(payload: &Bytes) -> Result<PartitionCheckpoint, CheckpointE
         return Err(CheckpointError::Invalid("the log starts beyond its end"));
     }
     Ok(checkpoint)
+}
+
+/// Orders the transactions that are open by their first offsets.
+fn restore_open(checkpoint: &mut PartitionCheckpoint) -> Result<(), CheckpointError> {
+    let PartitionCheckpoint { offset, producers, transactions, .. } = checkpoint;
+    for (id, entry) in producers.iter() {
+        let Some(first_offset) = entry.open_since() else { continue };
+        if transactions.aborted().back().is_some_and(|last| !last.precedes(first_offset, *offset)) {
+            return Err(CheckpointError::Invalid("a transaction was open and not counted as such"));
+        }
+        if !transactions.restore_open(id, first_offset) {
+            return Err(CheckpointError::Invalid("two transactions begin with the same record"));
+        }
+    }
+    Ok(())
 }
 
 fn read_section(rest: &mut Bytes, checkpoint: &mut PartitionCheckpoint) -> Result<(), CheckpointError> {
@@ -198,6 +262,8 @@ fn read_section(rest: &mut Bytes, checkpoint: &mut PartitionCheckpoint) -> Resul
             checkpoint.coordinator = Some(body);
             Ok(())
         }
+        TRANSACTIONS => read_transactions(body, checkpoint),
+        ABORTED => read_aborted(body, checkpoint),
         tag if tag & SKIPPABLE != 0 => Ok(()),
         tag => Err(CheckpointError::Section(tag)),
     }
@@ -244,7 +310,62 @@ fn read_producers(mut body: Bytes, producers: &mut ProducerStates) -> Result<(),
         if producers.len() >= ProducerStates::LIMIT {
             return Err(CheckpointError::Invalid("too many producers"));
         }
-        producers.restore(id, ProducerEntry { epoch, batches, last_write_ms });
+        let (coordinator_epoch, transaction) = (NO_COORDINATOR_EPOCH, LastTransaction::None);
+        producers.restore(id, ProducerEntry { epoch, batches, last_write_ms, coordinator_epoch, transaction });
+    }
+    Ok(())
+}
+
+fn read_transactions(mut body: Bytes, checkpoint: &mut PartitionCheckpoint) -> Result<(), CheckpointError> {
+    if !body.len().is_multiple_of(TRANSACTION_BYTES) {
+        return Err(CheckpointError::Truncated);
+    }
+    let mut last = None;
+    while body.has_remaining() {
+        let (id, coordinator_epoch, kind, offset) = (body.get_i64(), body.get_i32(), body.get_u8(), body.get_i64());
+        if last.replace(id).is_some_and(|last| last >= id) {
+            return Err(CheckpointError::Invalid("producers with transactions do not ascend"));
+        }
+        if kind != 0 && !(0..checkpoint.offset).contains(&offset) {
+            return Err(CheckpointError::Invalid("a transaction lies outside of the log"));
+        }
+        let transaction = match kind {
+            0 => LastTransaction::None,
+            1 => LastTransaction::Open { first_offset: offset },
+            2 | 3 => LastTransaction::Ended { commit: kind == 3, marker_offset: offset },
+            _ => return Err(CheckpointError::Invalid("a transaction in an unknown state")),
+        };
+        if !checkpoint.producers.restore_transaction(id, coordinator_epoch, transaction) {
+            return Err(CheckpointError::Invalid("a transaction of an unknown producer"));
+        }
+    }
+    Ok(())
+}
+
+fn read_aborted(mut body: Bytes, checkpoint: &mut PartitionCheckpoint) -> Result<(), CheckpointError> {
+    if !body.len().is_multiple_of(ABORTED_BYTES) {
+        return Err(CheckpointError::Truncated);
+    }
+    if checkpoint.transactions.aborted().len() + body.len() / ABORTED_BYTES > Transactions::ABORTED_MAX {
+        return Err(CheckpointError::Invalid("too many aborted transactions"));
+    }
+    while body.has_remaining() {
+        let aborted = AbortedTransaction {
+            producer_id: body.get_i64(),
+            first_offset: body.get_i64(),
+            marker_offset: body.get_i64(),
+            last_stable_offset: body.get_i64(),
+        };
+        let AbortedTransaction { first_offset, marker_offset, last_stable_offset, .. } = aborted;
+        let inside = 0 <= first_offset && first_offset < marker_offset && marker_offset < checkpoint.offset;
+        if !inside || !(0..=marker_offset + 1).contains(&last_stable_offset) {
+            return Err(CheckpointError::Invalid("an aborted transaction contradicts itself"));
+        }
+        let last = checkpoint.transactions.aborted().back();
+        if last.is_some_and(|last| !last.precedes(first_offset, marker_offset)) {
+            return Err(CheckpointError::Invalid("aborted transactions do not ascend"));
+        }
+        checkpoint.transactions.restore_aborted(aborted);
     }
     Ok(())
 }
@@ -255,122 +376,4 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::partition::producer_state::Sequenced;
-
-    fn state() -> (LeaderEpochs, ProducerStates) {
-        let (mut epochs, mut producers) = (LeaderEpochs::default(), ProducerStates::default());
-        epochs.assign(3, 0);
-        epochs.assign(4, 70);
-        let batch = |producer_id, base_sequence| Sequenced {
-            producer_id,
-            producer_epoch: 1,
-            base_sequence,
-            last_offset_delta: 1,
-        };
-        for index in 0..6 {
-            producers.record(&batch(9, index * 2), 80 + i64::from(index) * 2, 1_000, 2_000);
-        }
-        producers.record(&batch(7, i32::MAX), 92, -1, 2_001);
-        (epochs, producers)
-    }
-
-    fn encoded(coordinator: Option<&[u8]>) -> Bytes {
-        let (epochs, producers) = state();
-        Bytes::from(encode(94, 5, &epochs, &producers, coordinator))
-    }
-
-    #[test]
-    fn golden_bytes() {
-        let (mut epochs, mut producers) = (LeaderEpochs::default(), ProducerStates::default());
-        epochs.assign(3, 7);
-        let batch = Sequenced { producer_id: 9, producer_epoch: 1, base_sequence: 4, last_offset_delta: 1 };
-        producers.record(&batch, 16, 33, 44);
-        let bytes = encode(18, 7, &epochs, &producers, Some(b"xy"));
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let body = concat!(
-            "0000000000000012",
-            "0000000000000007",
-            "0001",
-            "0000000c",
-            "00000003",
-            "0000000000000007",
-            "0002",
-            "0000002b",
-            "0000000000000009",
-            "0001",
-            "000000000000002c",
-            "01",
-            "00000005",
-            "00000001",
-            "0000000000000011",
-            "0000000000000021",
-            "0003",
-            "00000002",
-            "7879"
-        );
-        assert_eq!(hex, format!("4f50434b{}{}{}{body}", "0001", "0003", "ea36a10c"));
-    }
-
-    #[test]
-    fn round_trip_and_length() {
-        for coordinator in [None, Some(&b""[..]), Some(b"groups")] {
-            let (epochs, producers) = state();
-            let bytes = encoded(coordinator);
-            assert_eq!(bytes.len(), encoded_len(&epochs, &producers, coordinator));
-            let coordinator = coordinator.map(Bytes::from_static);
-            let expected = PartitionCheckpoint { offset: 94, log_start: 5, epochs, producers, coordinator };
-            assert_eq!(decode(&bytes), Ok(expected));
-        }
-        let empty = encode(0, 0, &LeaderEpochs::default(), &ProducerStates::default(), None);
-        assert_eq!(decode(&Bytes::from(empty)), Ok(PartitionCheckpoint::default()));
-    }
-
-    #[test]
-    fn every_damaged_byte_and_every_cut_is_refused() {
-        let good = encoded(Some(b"groups"));
-        for length in 0..good.len() {
-            assert!(decode(&good.slice(..length)).is_err(), "cut at {length}");
-        }
-        for index in 0..good.len() {
-            let mut bad = good.to_vec();
-            bad[index] ^= 0x20;
-            assert!(decode(&Bytes::from(bad)).is_err(), "byte {index}");
-        }
-    }
-
-    /// Damage that a matching checksum hides, as a hostile or faulty writer could make it.
-    #[test]
-    fn hostile_contents_are_refused_without_large_allocations() {
-        let good = encoded(None);
-        let resealed = |index: usize, bytes: &[u8]| {
-            let mut bad = good.to_vec();
-            bad[index..index + bytes.len()].copy_from_slice(bytes);
-            let crc = crc32c(&bad[CHECKED_FROM..]);
-            bad[8..12].copy_from_slice(&crc.to_be_bytes());
-            decode(&Bytes::from(bad))
-        };
-        assert_eq!(resealed(30, &u32::MAX.to_be_bytes()), Err(CheckpointError::Truncated));
-        assert_eq!(resealed(28, &9_u16.to_be_bytes()), Err(CheckpointError::Section(9)));
-        assert!(
-            resealed(28, &0x8009_u16.to_be_bytes())
-                .is_ok_and(|checkpoint| checkpoint.epochs == LeaderEpochs::default())
-        );
-        assert_eq!(resealed(20, &95_i64.to_be_bytes()), Err(CheckpointError::Invalid("the log starts beyond its end")));
-        assert!(matches!(resealed(34, &9_i32.to_be_bytes()), Err(CheckpointError::Invalid(_))));
-        let first_count = 28 + 6 + 24 + 6 + 18;
-        assert!(matches!(resealed(first_count, &[6]), Err(CheckpointError::Invalid(_))));
-        assert!(resealed(first_count, &[4]).is_err());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn random_sections_never_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200), sections in 0_u16..4) {
-            let mut bytes = [&MAGIC[..], &VERSION.to_be_bytes(), &sections.to_be_bytes(), &[0; 4], &[0; 16], &body].concat();
-            let crc = crc32c(&bytes[CHECKED_FROM..]);
-            bytes[8..12].copy_from_slice(&crc.to_be_bytes());
-            let _ = decode(&Bytes::from(bytes));
-        }
-    }
-}
+mod tests;

@@ -3,10 +3,12 @@
 //! Order of offsets, always: log start ≤ last stable offset ≤ high watermark ≤ log end. The high watermark never
 //! exceeds what the log holds durably.
 
+mod active_producers;
 mod append;
 mod checkpoint;
 mod high_watermark;
 mod leader_epochs;
+mod markers;
 mod meter;
 mod open;
 mod opener;
@@ -19,6 +21,8 @@ mod search;
 mod state;
 mod topic;
 mod topic_configs;
+mod transactions;
+mod verification;
 mod waiters;
 
 #[cfg(test)]
@@ -35,8 +39,10 @@ use s3stream::Stream;
 use uuid::Uuid;
 use wal::DurableLsn;
 
+pub use active_producers::ActiveProducer;
 pub use append::{AppendOrigin, AppendRefused, AppendedBatch};
 pub use checkpoint::CheckpointError;
+pub use markers::TransactionMarker;
 pub use meter::Meter;
 pub use open::OpenError;
 pub use partitions::{LookupError, Partitions, PartitionsParts};
@@ -44,10 +50,12 @@ pub use producer_ids::ProducerIds;
 pub use read::{Isolation, PartitionRead, ReadError};
 pub use search::FoundOffset;
 pub use topic::{Topic, is_internal};
+pub use verification::{Verification, VerificationGuard};
 pub use waiters::DataWait;
 
 use crate::cluster::Lease;
 use state::{Leadership, PartitionState};
+use verification::GuardNumbers;
 use waiters::DataWaiter;
 
 /// What all partitions of a broker share.
@@ -55,6 +63,7 @@ pub(crate) struct Environment {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) durable: Arc<DurableLsn>,
     pub(crate) lease: Arc<Lease>,
+    pub(crate) guards: GuardNumbers,
 }
 
 /// One partition that this broker leads, or led: see [`Partition::is_closed`].
@@ -115,14 +124,15 @@ impl Partition {
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
         let durable = self.environment.durable.get();
-        Offset(self.state.lock().watermark.follow(durable))
+        Offset(self.state.lock().follow(durable))
     }
 
-    /// Last stable offset: the high watermark, or the first open transaction below it. There are no
-    /// transactions yet.
+    /// Last stable offset, the end of what consumers of committed records may read (exclusive): the high watermark, or
+    /// the first offset of the earliest transaction below it whose end is not durable.
     #[must_use]
     pub fn last_stable_offset(&self) -> Offset {
-        self.high_watermark()
+        let durable = self.environment.durable.get();
+        Offset(self.state.lock().follow_stable(durable).1)
     }
 
     /// Next offset to be given out.
@@ -216,25 +226,33 @@ impl Partition {
         self.state.lock().coordinator.clone()
     }
 
-    /// Forgets producers that have not written for `expiration_ms`.
+    /// Forgets producers that have not written for `expiration_ms`, and verifications begun as long ago.
     pub(crate) fn expire_producers(&self, expiration_ms: i64) {
         let now_ms = self.environment.clock.wall_ms();
-        self.state.lock().producers.expire(now_ms, expiration_ms);
+        let mut state = self.state.lock();
+        state.producers.expire(now_ms, expiration_ms);
+        state.verifications.expire(now_ms, expiration_ms);
     }
 
-    /// Adds a waiter for readable records at or above `from`; false if it was woken or armed at once.
-    fn register(&self, waiter: &Arc<DataWaiter>, from: Offset) -> bool {
+    /// Adds a waiter for records at or above `from` that are readable under `isolation`; false if it was woken or armed
+    /// at once.
+    fn register(&self, waiter: &Arc<DataWaiter>, from: Offset, isolation: Isolation) -> bool {
         let durable = self.environment.durable.get();
         let mut state = self.state.lock();
-        if state.leadership == Leadership::Ended || state.watermark.follow(durable) > from.0 {
+        let (high_watermark, last_stable_offset) = state.follow_stable(durable);
+        let end = match isolation {
+            Isolation::ReadUncommitted => high_watermark,
+            Isolation::ReadCommitted => last_stable_offset,
+        };
+        if state.leadership == Leadership::Ended || end > from.0 {
             waiter.fire();
             return false;
         }
-        if let Some(lsn) = state.watermark.lsn_of(from.0) {
+        if let Some(lsn) = state.readable_at(from.0, isolation) {
             waiter.arm(lsn);
             return false;
         }
-        state.waiters.add(waiter);
+        state.waiters.add(waiter, isolation);
         true
     }
 

@@ -10,6 +10,7 @@ use s3stream::{CheckpointSource, FetchError, Stream};
 use super::checkpoint::{self, CheckpointError, PartitionCheckpoint};
 use super::producer_state::ProducerStates;
 use super::state::{Leadership, PartitionState};
+use super::transactions::Transactions;
 use super::{Environment, Meter, Partition, Topic};
 
 /// Why a partition cannot be opened. It stays without a leader until a later attempt succeeds.
@@ -46,7 +47,10 @@ impl Partition {
         if log_start.0 > checkpoint.offset {
             // Records between the checkpoint and the log start are gone, and with them what they changed: a
             // producer that wrote one would be held to a sequence number it has passed. Better unknown than wrong.
+            // A transaction that is open as far as the checkpoint knows may have ended there; where it has not, the first of
+            // its records that is left begins it anew.
             checkpoint.producers = ProducerStates::default();
+            checkpoint.transactions = Transactions::default();
         }
         let now_ms = environment.clock.wall_ms();
         let mut state = PartitionState::restored(checkpoint, log_start.0);
@@ -56,6 +60,7 @@ impl Partition {
         }
         if planted::is(Bug::ForgetProducers) {
             state.producers = ProducerStates::default();
+            state.transactions = Transactions::default();
         }
         if let Some(newest) = stream.newest_lsn() {
             // An earlier opening in this process may have appended what is not durable yet, and from here on

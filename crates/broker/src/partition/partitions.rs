@@ -18,6 +18,7 @@ use wal::DurableLsn;
 use super::opener::Opening;
 use super::producer_ids::ProducerIds;
 use super::topic_configs::TopicConfigs;
+use super::verification::GuardNumbers;
 use super::{Environment, Partition, Topic, opener, retention};
 use crate::cluster::Lease;
 use crate::cluster::adopter::Adopter;
@@ -132,6 +133,7 @@ impl Partitions {
             clock: Arc::clone(&parts.clock),
             durable: Arc::clone(&parts.durable),
             lease: Arc::clone(&parts.lease),
+            guards: GuardNumbers::default(),
         });
         let supervisor = parts.supervisor.clone();
         let interval = Duration::from_millis(parts.config.retention_check_interval_ms);

@@ -1,4 +1,4 @@
-//! Reads: whole batches below the high watermark, from memory if they are there.
+//! Reads: whole batches below the high watermark or the last stable offset, from memory if they are there.
 
 use common::Offset;
 use protocol::ErrorCode;
@@ -21,7 +21,7 @@ pub enum Isolation {
 pub struct PartitionRead {
     /// Exclusive end of what is durable.
     pub high_watermark: Offset,
-    /// Exclusive end of what belongs to no open transaction.
+    /// Exclusive end of what belongs to no transaction that is open, or ended without that being durable.
     pub last_stable_offset: Offset,
     /// First offset that exists.
     pub log_start: Offset,
@@ -29,6 +29,9 @@ pub struct PartitionRead {
     pub slices: Vec<RecordSlice>,
     /// Their bytes.
     pub bytes: usize,
+    /// Producer id and first offset of each aborted transaction that the batches may hold records of, by ascending first
+    /// offset. Readers of uncommitted records are told of none.
+    pub aborted: Vec<(i64, i64)>,
     /// Whether more could be read above them, had the limit let it.
     pub truncated: bool,
 }
@@ -71,6 +74,8 @@ impl ReadError {
 struct Bounds {
     read: PartitionRead,
     until: Offset,
+    /// Whether aborted transactions may have to be told.
+    has_aborted: bool,
 }
 
 impl Partition {
@@ -83,13 +88,15 @@ impl Partition {
         isolation: Isolation,
         min_one: bool,
     ) -> Result<Option<PartitionRead>, ReadError> {
-        let Bounds { mut read, until } = self.bounds(from, isolation)?;
+        let Bounds { mut read, until, has_aborted } = self.bounds(from, isolation)?;
         if from >= until || (max_bytes == 0 && !min_one) {
             read.truncated = from < until;
             return Ok(Some(read));
         }
-        let fetched = self.stream.fetch_cached(from, until, max_bytes);
-        Ok(fetched.map(|fetched| self.metered(read.filled(fetched, until, max_bytes, min_one))))
+        let Some(fetched) = self.stream.fetch_cached(from, until, max_bytes) else { return Ok(None) };
+        let read = read.filled(fetched, until, max_bytes, min_one);
+        let read = if has_aborted { self.with_aborted(read, from)? } else { read };
+        Ok(Some(self.metered(read)))
     }
 
     /// As [`Self::read_cached`], reading from log or store what memory does not hold.
@@ -101,7 +108,7 @@ impl Partition {
         min_one: bool,
         class: ReadClass,
     ) -> Result<PartitionRead, ReadError> {
-        let Bounds { mut read, until } = self.bounds(from, isolation)?;
+        let Bounds { mut read, until, has_aborted } = self.bounds(from, isolation)?;
         if from >= until || (max_bytes == 0 && !min_one) {
             read.truncated = from < until;
             return Ok(read);
@@ -109,7 +116,11 @@ impl Partition {
         match self.stream.fetch(from, until, max_bytes, class).await {
             // A lease that ran out meanwhile makes the answer one that nobody should hear.
             Ok(_) if !self.environment.lease.is_valid() => Err(ReadError::NotLeader),
-            Ok(fetched) => Ok(self.metered(read.filled(fetched, until, max_bytes, min_one))),
+            Ok(fetched) => {
+                let read = read.filled(fetched, until, max_bytes, min_one);
+                let read = if has_aborted { self.with_aborted(read, from)? } else { read };
+                Ok(self.metered(read))
+            }
             // The log start may have moved up since the check.
             Err(FetchError::OutOfRange { start, next }) => {
                 Err(ReadError::OutOfRange { offset: from, log_start: start, log_end: next })
@@ -135,14 +146,28 @@ impl Partition {
         if from < log_start || from > log_end {
             return Err(ReadError::OutOfRange { offset: from, log_start, log_end });
         }
-        let high_watermark = Offset(state.watermark.follow(durable));
-        let last_stable_offset = high_watermark;
-        let until = match isolation {
-            Isolation::ReadUncommitted => high_watermark,
-            Isolation::ReadCommitted => last_stable_offset,
+        let (high_watermark, last_stable_offset) = state.follow_stable(durable);
+        let (high_watermark, last_stable_offset) = (Offset(high_watermark), Offset(last_stable_offset));
+        let (until, has_aborted) = match isolation {
+            Isolation::ReadUncommitted => (high_watermark, false),
+            Isolation::ReadCommitted => (last_stable_offset, !state.transactions.aborted().is_empty()),
         };
         let read = PartitionRead { high_watermark, last_stable_offset, log_start, ..PartitionRead::default() };
-        Ok(Bounds { read, until })
+        Ok(Bounds { read, until, has_aborted })
+    }
+
+    /// Adds the aborted transactions that overlap what was read. They are looked up afterwards, when it is known how far
+    /// that reaches: transactions that have ended since began above it. Where the log start has moved over `from`, those
+    /// that were aborted below it may be forgotten, and what was read must not be taken for committed.
+    fn with_aborted(&self, mut read: PartitionRead, from: Offset) -> Result<PartitionRead, ReadError> {
+        let Some(end) = read.slices.last().map(|slice| slice.next_offset) else { return Ok(read) };
+        let state = self.state.lock();
+        if from.0 < state.log_start {
+            let (log_start, log_end) = (Offset(state.log_start), Offset(state.log_end));
+            return Err(ReadError::OutOfRange { offset: from, log_start, log_end });
+        }
+        read.aborted = state.transactions.aborted_within(from.0, end.0);
+        Ok(read)
     }
 }
 

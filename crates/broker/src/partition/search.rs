@@ -40,7 +40,8 @@ impl Partition {
         }
     }
 
-    /// The first readable record whose timestamp is at least `timestamp_ms`.
+    /// The first readable record whose timestamp is at least `timestamp_ms`. As in Kafka this may be a transaction's
+    /// marker, or a record that was aborted: consumers that seek there go on with what follows it.
     pub async fn find_timestamp(&self, timestamp_ms: i64, isolation: Isolation) -> Result<FoundOffset, ReadError> {
         let (start, until) = (self.log_start(), self.readable_end(isolation));
         let batch = self.stream.find_timestamp(timestamp_ms, until).await.map_err(ReadError::Storage)?;

@@ -5,10 +5,13 @@ use common::{Lsn, Offset};
 use protocol::batch::Tag;
 use s3stream::RecordHead;
 
-use super::checkpoint::{self, PartitionCheckpoint};
+use super::checkpoint::{self, Derived, PartitionCheckpoint};
 use super::high_watermark::HighWatermark;
 use super::leader_epochs::LeaderEpochs;
-use super::producer_state::{ProducerStates, Sequenced};
+use super::producer_state::{Judgement, ProducerStates, SequenceError, Sequenced};
+use super::read::Isolation;
+use super::transactions::Transactions;
+use super::verification::{TransactionError, VerificationGuard, Verifications};
 use super::waiters::Waiters;
 
 /// Bytes after which a checkpoint is due whatever it costs.
@@ -38,6 +41,9 @@ pub(crate) struct PartitionState {
     pub(crate) watermark: HighWatermark,
     pub(crate) epochs: LeaderEpochs,
     pub(crate) producers: ProducerStates,
+    /// Open in here are exactly the transactions that are open in `producers`.
+    pub(crate) transactions: Transactions,
+    pub(crate) verifications: Verifications,
     pub(crate) waiters: Waiters,
     /// Bytes appended since the newest checkpoint.
     pub(crate) bytes_since_checkpoint: u64,
@@ -49,13 +55,15 @@ pub(crate) struct PartitionState {
 impl PartitionState {
     /// The state as a checkpoint describes it; an empty one for a stream without.
     pub(crate) fn restored(checkpoint: PartitionCheckpoint, log_start: i64) -> Self {
-        let PartitionCheckpoint { offset, epochs, producers, coordinator, .. } = checkpoint;
+        let PartitionCheckpoint { offset, epochs, producers, transactions, coordinator, .. } = checkpoint;
         Self {
             log_start,
             log_end: offset.max(log_start),
             watermark: HighWatermark::at(offset),
             epochs,
             producers,
+            transactions,
+            verifications: Verifications::default(),
             waiters: Waiters::default(),
             bytes_since_checkpoint: 0,
             coordinator: coordinator.map(|blob| (Offset(offset), blob)),
@@ -88,6 +96,67 @@ impl PartitionState {
         self.watermark = HighWatermark::at(self.log_end);
         self.epochs.assign(leader_epoch, self.log_end);
         self.epochs.truncate_front(self.log_start);
+        self.transactions.truncate_front(self.log_start);
+        self.transactions.durable(self.log_end);
+    }
+
+    /// The high watermark, where the log is durable up to `durable`.
+    pub(crate) fn follow(&mut self, durable: Lsn) -> i64 {
+        let high_watermark = self.watermark.follow(durable);
+        self.transactions.durable(high_watermark);
+        high_watermark
+    }
+
+    /// High watermark and last stable offset: rule stable-below-open. What is below the log start is stable.
+    pub(crate) fn follow_stable(&mut self, durable: Lsn) -> (i64, i64) {
+        let high_watermark = self.follow(durable);
+        let Some(first) = self.transactions.first_unstable() else { return (high_watermark, high_watermark) };
+        let last_stable = first.max(self.log_start).min(high_watermark);
+        debug_assert!(
+            self.transactions.first_open().is_none_or(|open| last_stable <= open.max(self.log_start)),
+            "stable-below-open"
+        );
+        (high_watermark, last_stable)
+    }
+
+    /// The last stable offset as it will be when all that was appended is durable, unless more is appended.
+    fn stable_when_durable(&self) -> i64 {
+        self.transactions.first_open().map_or(self.log_end, |first| first.max(self.log_start).min(self.log_end))
+    }
+
+    /// The durable position that makes the record at `offset` readable; `None` when it is readable, or that takes another
+    /// append (of a record, or of the marker that ends a transaction).
+    pub(crate) fn readable_at(&self, offset: i64, isolation: Isolation) -> Option<Lsn> {
+        match isolation {
+            Isolation::ReadUncommitted => self.watermark.lsn_of(offset),
+            Isolation::ReadCommitted if self.stable_when_durable() <= offset => None,
+            Isolation::ReadCommitted => {
+                self.watermark.lsn_of(self.transactions.marker_holding(offset).unwrap_or(offset))
+            }
+        }
+    }
+
+    /// Judges a transactional batch: rule guard-or-open. Kafka's order: duplicates, then epochs, then whether the
+    /// transaction is known here or verified, then sequences.
+    pub(crate) fn judge_transactional(
+        &self,
+        batch: &Sequenced,
+        guard: Option<VerificationGuard>,
+    ) -> Result<Judgement, TransactionError> {
+        let judged = self.producers.judge(batch);
+        if matches!(judged, Ok(Judgement::Duplicate(_)) | Err(SequenceError::StaleEpoch { .. })) {
+            return judged.map_err(TransactionError::from);
+        }
+        let entry = self.producers.get(batch.producer_id);
+        let open = entry.filter(|entry| entry.open_since().is_some());
+        if open.is_none_or(|entry| entry.epoch != batch.producer_epoch) {
+            let is_unknown = entry.is_none_or(|entry| entry.batches.is_empty());
+            self.verifications.check(batch, guard, is_unknown)?;
+        }
+        if open.is_none() && self.transactions.is_full() {
+            return Err(TransactionError::TooMany);
+        }
+        judged.map_err(TransactionError::from)
     }
 
     /// Takes an append over that the log has accepted; it is durable at `lsn`.
@@ -100,30 +169,57 @@ impl PartitionState {
         lsn: Lsn,
         now_ms: i64,
     ) {
+        let stable_before = self.stable_when_durable();
         self.apply(tag, self.log_end, next_offset, timestamp_ms, bytes, now_ms);
+        if tag.attributes.is_transactional() {
+            // Rule no-guard-outlives-a-marker, and one guard begins one transaction.
+            self.verifications.clear(tag.producer_id);
+        }
         self.watermark.push(lsn, next_offset);
         self.waiters.appended(lsn);
+        if self.stable_when_durable() > stable_before {
+            self.waiters.stabilized(lsn);
+        }
     }
 
     /// The part that live appends and replay share, so that both end in the same state.
     fn apply(&mut self, tag: &Tag, base_offset: i64, next_offset: i64, timestamp_ms: i64, bytes: u32, now_ms: i64) {
         self.epochs.assign(tag.leader_epoch, base_offset);
-        if tag.producer_id >= 0 && tag.attributes.is_control() {
-            self.producers.record_control(tag.producer_id, tag.producer_epoch, now_ms);
-        } else if tag.producer_id >= 0 {
-            // A batch the cleaner shortened keeps its offsets, so the span counts and not the number of records.
-            let last_offset_delta = i32::try_from(next_offset - base_offset - 1).unwrap_or(i32::MAX);
-            self.producers.record(&sequenced(tag, last_offset_delta), base_offset, timestamp_ms, now_ms);
+        if tag.producer_id >= 0 {
+            self.apply_producer(tag, base_offset, next_offset, timestamp_ms, now_ms);
         }
         self.log_end = next_offset;
         self.bytes_since_checkpoint += u64::from(bytes);
     }
 
+    fn apply_producer(&mut self, tag: &Tag, base_offset: i64, next_offset: i64, timestamp_ms: i64, now_ms: i64) {
+        let Tag { producer_id, producer_epoch, attributes, .. } = *tag;
+        if attributes.is_control() {
+            let Some(marker) = tag.marker() else { return };
+            let ended = self.producers.record_marker(producer_id, producer_epoch, marker, base_offset, now_ms);
+            if let Some(first_offset) = ended {
+                self.transactions.end(producer_id, first_offset, base_offset, marker.commit);
+            }
+            return;
+        }
+        // A batch the cleaner shortened keeps its offsets, so the span counts and not the number of records.
+        let last_offset_delta = i32::try_from(next_offset - base_offset - 1).unwrap_or(i32::MAX);
+        self.producers.record(&sequenced(tag, last_offset_delta), base_offset, timestamp_ms, now_ms);
+        if attributes.is_transactional() && self.producers.begin_transaction(producer_id, base_offset) {
+            self.transactions.begin(producer_id, base_offset);
+        }
+    }
+
     /// The first offset moved up.
     pub(crate) fn trimmed(&mut self, log_start: i64) {
         if log_start > self.log_start {
+            let stable_before = self.stable_when_durable();
             self.log_start = log_start;
             self.epochs.truncate_front(log_start);
+            self.transactions.truncate_front(log_start);
+            if self.stable_when_durable() > stable_before {
+                self.waiters.stable_now();
+            }
         }
     }
 
@@ -134,13 +230,17 @@ impl PartitionState {
         if bytes < CHECKPOINT_MIN_BYTES {
             return false;
         }
-        let cost = checkpoint::encoded_len(&self.epochs, &self.producers, None) as u64;
+        let cost = checkpoint::encoded_len(self.derived(), None) as u64;
         bytes >= CHECKPOINT_INTERVAL_BYTES.max(cost) || bytes >= cost * 10
     }
 
     /// The state as a checkpoint at the log's end.
     pub(crate) fn checkpoint(&self, coordinator: Option<&[u8]>) -> Vec<u8> {
-        checkpoint::encode(self.log_end, self.log_start, &self.epochs, &self.producers, coordinator)
+        checkpoint::encode(self.log_end, self.log_start, self.derived(), coordinator)
+    }
+
+    fn derived(&self) -> Derived<'_> {
+        Derived { epochs: &self.epochs, producers: &self.producers, transactions: &self.transactions }
     }
 
     /// The durable position at which the record at `offset` is readable; the lowest if it is already.
@@ -151,6 +251,7 @@ impl PartitionState {
 
 /// What `tag` says of its producer.
 pub(crate) fn sequenced(tag: &Tag, last_offset_delta: i32) -> Sequenced {
-    let Tag { producer_id, producer_epoch, base_sequence, .. } = *tag;
-    Sequenced { producer_id, producer_epoch, base_sequence, last_offset_delta }
+    let Tag { producer_id, producer_epoch, base_sequence, attributes, .. } = *tag;
+    let transactional = attributes.is_transactional();
+    Sequenced { producer_id, producer_epoch, base_sequence, last_offset_delta, transactional }
 }

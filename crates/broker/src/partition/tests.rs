@@ -2,6 +2,7 @@ mod append;
 mod reopen;
 pub(crate) mod rig;
 mod search;
+mod transactions;
 mod wait;
 
 use metadata::MetadataImage;

@@ -9,6 +9,7 @@
 mod blocks;
 pub mod builder;
 pub mod codec;
+pub mod control;
 mod lz4;
 pub mod records;
 mod snappy;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use builder::{BatchBuilder, rebuild};
 pub use codec::{Codec, CodecError};
+pub use control::{ControlError, EndTransactionMarker};
 pub use records::{Record, find_max_timestamp, find_timestamp, for_each_record};
 pub use tag::{TAG_LEN, Tag};
 pub use validate::{Invalid, RecordError, Rules, Validated, validate};

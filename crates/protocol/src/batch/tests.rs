@@ -149,7 +149,7 @@ fn header_fields() {
     assert_eq!((batch.base_timestamp(), batch.max_timestamp()), (entry(0).timestamp, entry(2).timestamp));
     assert_eq!(batch.attributes().codec(), Some(Codec::Lz4));
     assert!(batch.is_valid() && batch.has_producer_id());
-    let tag = Tag::of(&batch, 9);
+    let tag = Tag::of(&batch, 9).expect("an ordinary batch");
     assert_eq!((tag.producer_id, tag.record_count, tag.leader_epoch), (4711, 3, 9));
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn batch(producer_id: i64, producer_epoch: i16, base_sequence: i32, records: i32) -> Sequenced {
-    Sequenced { producer_id, producer_epoch, base_sequence, last_offset_delta: records - 1 }
+    Sequenced { producer_id, producer_epoch, base_sequence, last_offset_delta: records - 1, transactional: false }
 }
 
 fn append(states: &mut ProducerStates, batch: &Sequenced, base_offset: i64) -> Result<Judgement, SequenceError> {
@@ -77,7 +77,8 @@ fn sequences_wrap_to_zero() {
 fn a_control_batch_takes_its_epoch_and_leaves_no_sequence() {
     let mut states = ProducerStates::default();
     append(&mut states, &batch(1, 3, 0, 5), 0).expect("first");
-    states.record_control(1, 4, 1);
+    let marker = EndTransactionMarker { commit: true, coordinator_epoch: 2 };
+    assert_eq!(states.record_marker(1, 4, marker, 5, 1), None);
     assert_eq!(states.batches(), 0);
     assert!(append(&mut states, &batch(1, 4, 7, 1), 6).is_err());
     assert_eq!(append(&mut states, &batch(1, 4, 0, 1), 6), Ok(Judgement::Append));
@@ -106,6 +107,91 @@ fn beyond_the_limit_the_longest_silent_are_forgotten() {
     assert_eq!(states.batches(), states.len());
     let ids: Vec<i64> = states.iter().map(|(id, _)| id).collect();
     assert!(!ids.contains(&0) && ids.contains(&(ProducerStates::LIMIT as i64)) && ids.contains(&60_000));
+}
+
+fn ended(commit: bool) -> EndTransactionMarker {
+    EndTransactionMarker { commit, coordinator_epoch: 4 }
+}
+
+fn begin(states: &mut ProducerStates, producer_id: i64, epoch: i16, sequence: i32, base_offset: i64, now_ms: i64) {
+    let batch = Sequenced { transactional: true, ..batch(producer_id, epoch, sequence, 1) };
+    states.record(&batch, base_offset, 0, now_ms);
+    states.begin_transaction(producer_id, base_offset);
+}
+
+#[test]
+fn a_transaction_begins_once_and_ends_with_a_marker() {
+    let mut states = ProducerStates::default();
+    begin(&mut states, 1, 3, 0, 10, 1);
+    begin(&mut states, 1, 3, 1, 11, 1);
+    assert_eq!((states.get(1).and_then(ProducerEntry::open_since), states.transactional()), (Some(10), 1));
+    assert_eq!(states.record_marker(1, 3, ended(true), 12, 1), Some(10));
+    let entry = states.get(1).expect("known");
+    assert_eq!((entry.open_since(), entry.coordinator_epoch, entry.batches.len()), (None, 4, 2));
+    assert_eq!(entry.transaction, LastTransaction::Ended { commit: true, marker_offset: 12 });
+    assert_eq!(states.record_marker(1, 3, ended(true), 13, 1), None, "none was open");
+    assert_eq!(append(&mut states, &batch(1, 3, 2, 1), 14), Ok(Judgement::Append), "sequences go on");
+    states.record(&batch(1, 4, 0, 1), 15, 0, 1);
+    let entry = states.get(1).expect("known");
+    assert_eq!((entry.transaction, entry.is_transactional()), (LastTransaction::None, true), "the epoch stays");
+    assert_eq!(states.transactional(), 1);
+}
+
+#[test]
+fn a_transaction_stays_open_under_a_later_epoch() {
+    let mut states = ProducerStates::default();
+    begin(&mut states, 1, 3, 0, 10, 1);
+    begin(&mut states, 1, 4, 0, 11, 1);
+    assert_eq!(states.get(1).and_then(ProducerEntry::open_since), Some(10));
+    assert_eq!(states.record_marker(1, 5, ended(false), 12, 1), Some(10));
+    assert_eq!(states.batches(), 0);
+}
+
+#[test]
+fn outside_of_an_open_transaction_nothing_is_taken_but_duplicates() {
+    let mut states = ProducerStates::default();
+    states.record(&batch(1, 3, 0, 1), 9, 0, 1);
+    begin(&mut states, 1, 3, 1, 10, 1);
+    let outside = Err(SequenceError::OutsideTransaction { producer_id: 1 });
+    assert_eq!(states.judge(&batch(1, 3, 2, 1)), outside);
+    assert_eq!(states.judge(&batch(1, 4, 0, 1)), outside);
+    assert_eq!(states.judge(&batch(1, 3, -1, 1)), outside, "without a sequence");
+    assert!(matches!(states.judge(&batch(1, 3, 0, 1)), Ok(Judgement::Duplicate(_))));
+    assert!(matches!(states.judge(&batch(1, 3, 7, 1)), Err(SequenceError::OutOfOrder { .. })), "that comes first");
+    let inside = Sequenced { transactional: true, ..batch(1, 3, 2, 1) };
+    assert_eq!(states.judge(&inside), Ok(Judgement::Append));
+    states.record_marker(1, 3, ended(true), 11, 1);
+    assert_eq!(states.judge(&batch(1, 3, 2, 1)), Ok(Judgement::Append));
+}
+
+#[test]
+fn without_a_sequence_the_epoch_alone_is_judged() {
+    let mut states = ProducerStates::default();
+    let unsequenced = |epoch| Sequenced { transactional: true, ..batch(1, epoch, -1, 2) };
+    for base_offset in [0, 2] {
+        assert_eq!(append(&mut states, &unsequenced(3), base_offset), Ok(Judgement::Append));
+    }
+    assert_eq!(states.batches(), 0);
+    assert!(matches!(states.judge(&unsequenced(2)), Err(SequenceError::StaleEpoch { .. })));
+}
+
+#[test]
+fn open_is_kept() {
+    let mut states = ProducerStates::default();
+    begin(&mut states, -5, 0, 0, 0, 0);
+    begin(&mut states, -6, 0, 0, 1, 0);
+    states.record_marker(-6, 0, ended(true), 2, 0);
+    states.expire(1_000_000, 1_000);
+    assert_eq!(states.iter().map(|(id, _)| id).collect::<Vec<_>>(), [-5], "not by age");
+    for id in 0..=ProducerStates::LIMIT as i64 {
+        states.record(&batch(id, 0, 0, 1), 10 + id, 0, 10 + id);
+    }
+    assert!(states.get(-5).is_some() && states.get(0).is_none(), "nor by the bound");
+    assert!(states.len() <= ProducerStates::LIMIT);
+    assert_eq!((states.batches(), states.transactional()), (states.len(), 1));
+    states.record_marker(-5, 0, ended(true), i64::from(u32::MAX), 20);
+    states.expire(1_000_000_000, 1_000);
+    assert_eq!((states.len(), states.batches(), states.transactional()), (0, 0, 0));
 }
 
 /// A batch's sequence numbers, and its base offset.
@@ -192,6 +278,7 @@ proptest! {
                 Ok(Judgement::Duplicate(original)) => Verdict::Duplicate(original.base_offset()),
                 Err(SequenceError::StaleEpoch { .. }) => Verdict::Stale,
                 Err(SequenceError::OutOfOrder { .. }) => Verdict::OutOfOrder,
+                Err(error @ SequenceError::OutsideTransaction { .. }) => panic!("{error}"),
             };
             prop_assert_eq!(&verdict, &model.append(send, offset));
             if verdict == Verdict::Appended {

@@ -78,7 +78,7 @@ async fn a_duplicate_has_the_originals_offset_and_log_position() {
 async fn behind_a_refusal_an_unknown_producer_begins_with_its_first_batch() {
     let rig = Rig::durable();
     let partition = rig.open().await;
-    let behind = AppendOrigin::Client { produce_version: 11, behind_refusal: true };
+    let behind = AppendOrigin::Client { produce_version: 11, behind_refusal: true, guard: None };
     assert_eq!(code(partition.append(&idempotent(5, 0, 3, 3), behind)), 45);
     assert_eq!(partition.append(&idempotent(5, 0, 0, 3), behind).expect("the first").base_offset, Offset(0));
     assert_eq!(partition.append(&idempotent(5, 0, 3, 3), behind).expect("the next").base_offset, Offset(3));
@@ -107,7 +107,8 @@ async fn refusals_have_kafkas_codes_and_change_nothing() {
     let control = fill(BatchBuilder::new().with_attributes(Attributes::default().with_control(true)), 1);
     assert_eq!(code(append(&partition, &control)), 87);
     let zstd = fill(BatchBuilder::new().with_codec(WireCodec::Zstd), 1);
-    assert_eq!(code(partition.append(&zstd, AppendOrigin::Client { produce_version: 6, behind_refusal: false })), 76);
+    let old = AppendOrigin::Client { produce_version: 6, behind_refusal: false, guard: None };
+    assert_eq!(code(partition.append(&zstd, old)), 76);
     let mut future = BatchBuilder::new();
     future.push(NOW, None, None);
     future.push(NOW + 3_600_001, None, None);

@@ -1,38 +1,70 @@
 use bytes::Bytes;
 use common::Offset;
 use proptest::prelude::*;
+use s3stream::ReadClass;
 use s3stream::testing::MemoryLog;
 
-use super::rig::{NOW, Rig, accepted, append, code, idempotent, plain, topic};
+use super::rig::{NOW, Rig, accepted, append, code, idempotent, marker, plain, topic, transactional};
 use crate::partition::checkpoint::PartitionCheckpoint;
-use crate::partition::producer_state::ProducerStates;
+use crate::partition::producer_state::{LastTransaction, NO_COORDINATOR_EPOCH, ProducerStates};
 use crate::partition::state::CHECKPOINT_INTERVAL_BYTES;
-use crate::partition::{AppendOrigin, Partition};
+use crate::partition::transactions::{AbortedTransaction, Transactions};
+use crate::partition::{AppendOrigin, Isolation, Partition, TransactionMarker, Verification};
 
 /// Everything a checkpoint and a replay must bring back.
 fn derived(partition: &Partition) -> PartitionCheckpoint {
-    let state = partition.state.lock();
+    let mut state = partition.state.lock();
+    state.follow(partition.environment.durable.get());
     PartitionCheckpoint {
         offset: state.log_end,
         log_start: state.log_start,
         epochs: state.epochs.clone(),
         producers: state.producers.clone(),
+        transactions: state.transactions.clone(),
         coordinator: None,
     }
 }
 
+/// A transactional batch: its offset, the next one, and its producer.
+type Written = (i64, i64, i64);
+
 /// The same without what only records below the log start tell: a trim tries to keep it, but a checkpoint with no
-/// records to travel with is lost when the log behind it is trimmed.
-fn surviving(mut state: PartitionCheckpoint) -> PartitionCheckpoint {
-    let mut producers = ProducerStates::default();
+/// records to travel with is lost when the log behind it is trimmed. A transaction begins then with the first of its
+/// records that is left, and without any it is forgotten.
+fn surviving(mut state: PartitionCheckpoint, written: &[Written]) -> PartitionCheckpoint {
+    let log_start = state.log_start;
+    let first_left = |producer_id: i64, first: i64, end: i64| {
+        let is_left =
+            |(base, next, id): &&Written| *id == producer_id && (first..end).contains(base) && *next > log_start;
+        written.iter().find(is_left).map(|(base, ..)| *base)
+    };
+    let (mut producers, mut transactions) = (ProducerStates::default(), Transactions::default());
     for (id, entry) in state.producers.iter() {
         let mut entry = entry.clone();
-        entry.batches.retain(|batch| batch.last_offset >= state.log_start);
-        if !entry.batches.is_empty() {
+        entry.batches.retain(|batch| batch.last_offset >= log_start);
+        entry.transaction = match entry.transaction {
+            LastTransaction::Open { first_offset } => first_left(id, first_offset, i64::MAX)
+                .map_or(LastTransaction::None, |first_offset| LastTransaction::Open { first_offset }),
+            LastTransaction::Ended { marker_offset, .. } if marker_offset < log_start => LastTransaction::None,
+            other => other,
+        };
+        if !matches!(entry.transaction, LastTransaction::Ended { .. }) {
+            entry.coordinator_epoch = NO_COORDINATOR_EPOCH;
+        }
+        if let Some(first_offset) = entry.open_since() {
+            transactions.restore_open(id, first_offset);
+        }
+        if !entry.batches.is_empty() || entry.is_transactional() {
             producers.restore(id, entry);
         }
     }
-    state.producers = producers;
+    for aborted in state.transactions.aborted() {
+        if let Some(first_offset) = first_left(aborted.producer_id, aborted.first_offset, aborted.marker_offset) {
+            // Later ones alone are promised to begin above it.
+            transactions.restore_aborted(AbortedTransaction { first_offset, last_stable_offset: 0, ..*aborted });
+        }
+    }
+    (state.producers, state.transactions) = (producers, transactions);
     state
 }
 
@@ -111,6 +143,7 @@ async fn checkpoints_are_written_as_they_pay_and_bound_the_replay() {
                 producer_epoch: 0,
                 base_sequence: 0,
                 last_offset_delta: 0,
+                transactional: false,
             },
             0,
             0,
@@ -192,10 +225,65 @@ async fn a_coordinators_checkpoint_comes_back_with_the_offset_it_describes() {
     assert_eq!(partition.coordinator_checkpoint(), Some((Offset(5), Bytes::from_static(b"more groups"))));
 }
 
+#[tokio::test]
+async fn transactions_survive_with_and_without_a_checkpoint() {
+    let mut rig = Rig::durable();
+    let mut partition = rig.open().await;
+    let write = |partition: &Partition, producer, epoch, sequence| {
+        transact(partition, producer, epoch, &transactional(producer, epoch, sequence, 2))
+    };
+    write(&partition, 7, 0, 0);
+    write(&partition, 8, 0, 0);
+    write(&partition, 9, 0, 0);
+    partition.append_marker(&marker(8, 0, false)).expect("ends");
+    for checkpoint in [false, true] {
+        if checkpoint {
+            partition.append_final_checkpoint().expect("something was written");
+        }
+        let before = derived(&partition);
+        drop(partition);
+        rig = rig.crash().await;
+        partition = rig.open().await;
+        let after = derived(&partition);
+        assert_eq!((&after.producers, &after.transactions), (&before.producers, &before.transactions));
+        assert_eq!((partition.last_stable_offset(), partition.high_watermark()), (Offset(0), Offset(7)));
+        assert_eq!(code(append(&partition, &idempotent(7, 0, 2, 1))), 48, "its transaction is open");
+    }
+    assert_eq!(append(&partition, &transactional(7, 0, 2, 1)).expect("open").base_offset, Offset(7));
+    partition.append_marker(&marker(7, 0, true)).expect("ends");
+    assert_eq!(partition.last_stable_offset(), Offset(4), "9's is open");
+    partition.append_marker(&marker(9, 0, true)).expect("ends");
+    let read = partition.read(Offset(0), 1 << 20, Isolation::ReadCommitted, true, ReadClass::Tail).await;
+    assert_eq!(read.expect("reads").aborted, vec![(8, 2)]);
+}
+
+#[tokio::test]
+async fn a_transaction_whose_marker_was_not_durable_is_open_again() {
+    let rig = Rig::manual();
+    let partition = rig.open().await;
+    accepted(&partition, &plain(2));
+    transact(&partition, 7, 0, &transactional(7, 0, 0, 2));
+    rig.log.flush();
+    partition.append_marker(&marker(7, 0, false)).expect("ends");
+    accepted(&partition, &plain(1));
+    assert_eq!(partition.last_stable_offset(), Offset(2));
+    drop(partition);
+    let rig = rig.crash().await;
+    let partition = rig.open().await;
+    assert_eq!((partition.last_stable_offset(), partition.log_end()), (Offset(2), Offset(4)));
+    assert!(partition.state.lock().transactions.aborted().is_empty());
+    partition.append_marker(&marker(7, 0, false)).expect("the coordinator tries again");
+    rig.log.flush();
+    assert_eq!(partition.last_stable_offset(), Offset(5));
+    assert_eq!(partition.state.lock().transactions.aborted_within(0, 5), vec![(7, 2)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append { producer: i64, bump: bool, records: i32 },
     Plain(i32),
+    Transact { producer: i64, records: i32 },
+    End { producer: i64, commit: bool, bump: bool },
     Duplicate(i64),
     Checkpoint,
     Upload,
@@ -205,10 +293,13 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0_i64..4, proptest::bool::weighted(0.1), 1_i32..5)
+        5 => (0_i64..4, proptest::bool::weighted(0.1), 1_i32..5)
             .prop_map(|(producer, bump, records)| Step::Append { producer, bump, records }),
         1 => (1_i32..5).prop_map(Step::Plain),
-        2 => (0_i64..4).prop_map(Step::Duplicate),
+        5 => (4_i64..8, 1_i32..5).prop_map(|(producer, records)| Step::Transact { producer, records }),
+        3 => (4_i64..8, any::<bool>(), any::<bool>())
+            .prop_map(|(producer, commit, bump)| Step::End { producer, commit, bump }),
+        2 => (0_i64..8).prop_map(Step::Duplicate),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::Upload),
         1 => any::<u8>().prop_map(Step::Trim),
@@ -220,54 +311,116 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// Producer's next epoch and sequence, and its last batch with the offset it got.
 type Known = std::collections::HashMap<i64, (i16, i32, Option<(Bytes, i64)>)>;
 
+/// Appends a transactional batch, with a guard where that is needed; its offset.
+fn transact(partition: &Partition, producer: i64, epoch: i16, batch: &Bytes) -> i64 {
+    let sequence = protocol::batch::BatchView::exactly_one(batch).expect("one batch").base_sequence();
+    let guard = match partition.begin_verification(producer, epoch, sequence, false) {
+        Verification::Needed(guard) => Some(guard),
+        Verification::NotNeeded => None,
+    };
+    let origin = AppendOrigin::Client { produce_version: 11, behind_refusal: false, guard };
+    partition.append(batch, origin).expect("verified").base_offset.0
+}
+
+/// A partition that crashes, and what was done to it.
+struct Lives {
+    rig: Rig,
+    partition: std::sync::Arc<Partition>,
+    known: Known,
+    written: Vec<Written>,
+}
+
+impl Lives {
+    fn append(&mut self, producer: i64, bump: bool, records: i32) {
+        let (epoch, sequence, last) = self.known.entry(producer).or_insert((0, 0, None));
+        if bump {
+            (*epoch, *sequence) = (*epoch + 1, 0);
+        }
+        let batch = idempotent(producer, *epoch, *sequence, records);
+        let offset = accepted(&self.partition, &batch).0;
+        *sequence += records;
+        *last = Some((batch, offset));
+    }
+
+    fn transact(&mut self, producer: i64, records: i32) {
+        let (epoch, sequence, last) = self.known.entry(producer).or_insert((0, 0, None));
+        let batch = transactional(producer, *epoch, *sequence, records);
+        let offset = transact(&self.partition, producer, *epoch, &batch);
+        self.written.push((offset, offset + i64::from(records), producer));
+        *sequence += records;
+        *last = Some((batch, offset));
+    }
+
+    fn end(&mut self, producer: i64, commit: bool, bump: bool) {
+        // Where producers may be forgotten, one is held to 0 after a marker under the same epoch.
+        let bump = bump || self.partition.log_start().0 > 0;
+        let (epoch, sequence, last) = self.known.entry(producer).or_insert((0, 0, None));
+        if bump {
+            (*epoch, *sequence, *last) = (*epoch + 1, 0, None);
+        }
+        let transaction_version = if bump { 2 } else { 1 };
+        let marker = TransactionMarker { transaction_version, ..marker(producer, *epoch, commit) };
+        let first = self.partition.append_marker(&marker).expect("ends");
+        if bump {
+            let again = self.partition.append_marker(&marker).expect("again");
+            assert_eq!((again.base_offset, again.lsn <= first.lsn), (first.base_offset, true));
+        }
+    }
+
+    fn duplicate(&self, producer: i64) {
+        if let Some((_, _, Some((batch, offset)))) = self.known.get(&producer)
+            && *offset >= self.partition.log_start().0
+        {
+            assert_eq!(accepted(&self.partition, batch).0, *offset, "the original's offset");
+        }
+    }
+
+    async fn crash(self) -> Self {
+        let Self { rig, partition, known, written } = self;
+        let (before, stable_before) = (derived(&partition), partition.last_stable_offset());
+        drop(partition);
+        let rig = rig.crash().await;
+        let partition = rig.open().await;
+        let mut after = derived(&partition);
+        // The new life's own epoch starts where the log ends; where the last one wrote nothing it takes its place.
+        let mut epochs = before.epochs.clone();
+        epochs.assign(partition.leader_epoch(), before.offset);
+        assert_eq!(after.epochs, epochs);
+        after.epochs = before.epochs.clone();
+        if before.log_start == 0 {
+            assert_eq!(after, before);
+            assert_eq!(partition.last_stable_offset(), stable_before);
+        } else {
+            assert_eq!(surviving(after, &written), surviving(before, &written));
+            assert!(partition.last_stable_offset() >= stable_before, "stable-below-open: it never falls");
+        }
+        Self { rig, partition, known, written }
+    }
+}
+
 async fn run(steps: Vec<Step>) {
-    let mut rig = Rig::durable();
-    let mut partition = rig.open().await;
-    let mut known = Known::default();
+    let rig = Rig::durable();
+    let partition = rig.open().await;
+    let mut lives = Lives { rig, partition, known: Known::default(), written: Vec::new() };
     for step in steps {
         match step {
-            Step::Append { producer, bump, records } => {
-                let (epoch, sequence, last) = known.entry(producer).or_insert((0, 0, None));
-                if bump {
-                    (*epoch, *sequence) = (*epoch + 1, 0);
-                }
-                let batch = idempotent(producer, *epoch, *sequence, records);
-                let offset = accepted(&partition, &batch).0;
-                *sequence += records;
-                *last = Some((batch, offset));
-            }
+            Step::Append { producer, bump, records } => lives.append(producer, bump, records),
             Step::Plain(records) => {
-                accepted(&partition, &plain(records));
+                accepted(&lives.partition, &plain(records));
             }
-            Step::Duplicate(producer) => {
-                if let Some((_, _, Some((batch, offset)))) = known.get(&producer)
-                    && *offset >= partition.log_start().0
-                {
-                    assert_eq!(accepted(&partition, batch).0, *offset, "the original's offset");
-                }
-            }
+            Step::Transact { producer, records } => lives.transact(producer, records),
+            Step::End { producer, commit, bump } => lives.end(producer, commit, bump),
+            Step::Duplicate(producer) => lives.duplicate(producer),
             Step::Checkpoint => {
-                partition.append_final_checkpoint();
+                lives.partition.append_final_checkpoint();
             }
-            Step::Upload => rig.store.flush().await.expect("uploads"),
+            Step::Upload => lives.rig.store.flush().await.expect("uploads"),
             Step::Trim(part) => {
-                let (start, end) = (partition.log_start().0, partition.log_end().0);
+                let (start, end) = (lives.partition.log_start().0, lives.partition.log_end().0);
                 let target = start + (end - start) * i64::from(part) / 255;
-                partition.trim(Offset(target)).await.expect("trims");
+                lives.partition.trim(Offset(target)).await.expect("trims");
             }
-            Step::Crash => {
-                let before = derived(&partition);
-                drop(partition);
-                rig = rig.crash().await;
-                partition = rig.open().await;
-                let mut after = derived(&partition);
-                // The new life's own epoch starts where the log ends; where the last one wrote nothing it takes its place.
-                let mut epochs = before.epochs.clone();
-                epochs.assign(partition.leader_epoch(), before.offset);
-                assert_eq!(after.epochs, epochs);
-                after.epochs = before.epochs.clone();
-                assert_eq!(surviving(after), surviving(before));
-            }
+            Step::Crash => lives = lives.crash().await,
         }
     }
 }

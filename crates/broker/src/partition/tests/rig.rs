@@ -9,7 +9,7 @@ use common::supervisor::Supervisor;
 use common::{Clock, Lsn, ManualClock, NodeEpoch, NodeId, SeededRandom, StreamId};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use protocol::batch::BatchBuilder;
+use protocol::batch::{Attributes, BatchBuilder};
 use s3stream::testing::{MemoryLog, MemoryMetadata};
 use s3stream::{Parts, Settings, StreamStore};
 use uuid::Uuid;
@@ -17,10 +17,12 @@ use wal::{Recovered, WriteAheadLog};
 
 use crate::cluster::Lease;
 use crate::config::TopicConfig;
-use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, Environment, Partition, Topic};
+use crate::partition::verification::GuardNumbers;
+use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, Environment, Partition, Topic, TransactionMarker};
 
 pub(super) const NOW: i64 = 1_700_000_000_000;
-pub(super) const CLIENT: AppendOrigin = AppendOrigin::Client { produce_version: 11, behind_refusal: false };
+pub(super) const CLIENT: AppendOrigin =
+    AppendOrigin::Client { produce_version: 11, behind_refusal: false, guard: None };
 pub(crate) const STREAM: StreamId = StreamId(7);
 
 pub(crate) struct Rig {
@@ -107,6 +109,7 @@ impl Rig {
             lease: Arc::new(Lease::for_good(Arc::clone(&clock))),
             clock,
             durable: Arc::clone(self.log.durable()),
+            guards: GuardNumbers::default(),
         });
         Partition::open(environment, Arc::clone(&self.topic), 0, self.leader_epoch, stream).await.expect("opens")
     }
@@ -115,6 +118,17 @@ impl Rig {
 /// A batch of `records` records from an idempotent producer, timestamps counting up from [`NOW`].
 pub(super) fn idempotent(producer_id: i64, epoch: i16, base_sequence: i32, records: i32) -> Bytes {
     fill(BatchBuilder::new().with_producer(producer_id, epoch, base_sequence), records)
+}
+
+/// The same as part of a transaction.
+pub(super) fn transactional(producer_id: i64, epoch: i16, base_sequence: i32, records: i32) -> Bytes {
+    let attributes = Attributes::default().with_transactional(true);
+    fill(BatchBuilder::new().with_producer(producer_id, epoch, base_sequence).with_attributes(attributes), records)
+}
+
+/// A marker of transaction version 1 from a coordinator of epoch 3.
+pub(super) fn marker(producer_id: i64, producer_epoch: i16, commit: bool) -> TransactionMarker {
+    TransactionMarker { producer_id, producer_epoch, commit, coordinator_epoch: 3, transaction_version: 1 }
 }
 
 pub(crate) fn plain(records: i32) -> Bytes {
