@@ -104,20 +104,29 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Persisted, CheckpointError> {
     if input.0.is_empty() { Ok(persisted) } else { Err(input.damaged("bytes follow")) }
 }
 
-struct Writer(Vec<u8>);
+/// Writes the fields of a checkpoint, of groups or of transactions.
+pub(crate) struct Writer(pub(crate) Vec<u8>);
 
 impl Writer {
-    fn count(&mut self, count: usize) {
+    pub(crate) fn count(&mut self, count: usize) {
         // All counted things come from records, whose lengths and numbers Kafka holds in 31 bits.
         let count = u32::try_from(count).expect("fits 32 bits");
         self.0.extend_from_slice(&count.to_le_bytes());
     }
 
-    fn i32(&mut self, value: i32) {
+    pub(crate) fn i8(&mut self, value: i8) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    fn i64(&mut self, value: i64) {
+    pub(crate) fn i16(&mut self, value: i16) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn i32(&mut self, value: i32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn i64(&mut self, value: i64) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
@@ -126,7 +135,7 @@ impl Writer {
         self.0.extend_from_slice(value);
     }
 
-    fn str(&mut self, value: &str) {
+    pub(crate) fn str(&mut self, value: &str) {
         self.bytes(value.as_bytes());
     }
 
@@ -165,14 +174,15 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Reads them: whatever the bytes are, in memory proportional to their length.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn damaged(&self, reason: &'static str) -> CheckpointError {
+    pub(crate) fn damaged(&self, reason: &'static str) -> CheckpointError {
         CheckpointError::Damaged { left: self.0.len(), reason }
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
         let (head, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| self.damaged("cut short"))?;
         self.0 = rest;
         Ok(*head)
@@ -184,11 +194,19 @@ impl<'a> Reader<'a> {
         if count > self.0.len() { Err(self.damaged("a count beyond the end")) } else { Ok(count) }
     }
 
-    fn i32(&mut self) -> Result<i32, CheckpointError> {
+    pub(crate) fn i8(&mut self) -> Result<i8, CheckpointError> {
+        Ok(i8::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn i16(&mut self) -> Result<i16, CheckpointError> {
+        Ok(i16::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn i32(&mut self) -> Result<i32, CheckpointError> {
         Ok(i32::from_le_bytes(self.array()?))
     }
 
-    fn i64(&mut self) -> Result<i64, CheckpointError> {
+    pub(crate) fn i64(&mut self) -> Result<i64, CheckpointError> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
@@ -203,7 +221,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.slice()?).map_err(|_| self.damaged("a string that is not UTF-8"))
     }
 
-    fn str(&mut self) -> Result<Arc<str>, CheckpointError> {
+    pub(crate) fn str(&mut self) -> Result<Arc<str>, CheckpointError> {
         self.utf8().map(Arc::from)
     }
 
@@ -216,7 +234,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A counted map whose keys ascend strictly.
-    fn map<K: Ord, V>(
+    pub(crate) fn map<K: Ord, V>(
         &mut self,
         key: impl Fn(&mut Self) -> Result<K, CheckpointError>,
         value: impl Fn(&mut Self) -> Result<V, CheckpointError>,

@@ -1,4 +1,4 @@
-//! Group coordination as a pure state machine.
+//! Group coordination as a pure state machine; transaction coordination, likewise, is in [`transaction`].
 //!
 //! A [`GroupShard`] is the state of one partition of `__consumer_offsets`: its classic groups, its consumer groups
 //! and their committed offsets. It is given requests and the time, and gives back records to append and responses to
@@ -36,6 +36,7 @@ mod static_member;
 mod subscription;
 mod sync;
 mod timers;
+pub mod transaction;
 
 pub use checkpoint::CheckpointError;
 pub use config::GroupConfig;

@@ -10,6 +10,7 @@ pub mod group_records;
 pub mod guard;
 pub mod rope;
 mod stored_record;
+pub mod transaction_records;
 
 pub use errors::ErrorCode;
 pub use kafka_protocol as kafka;

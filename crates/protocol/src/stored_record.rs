@@ -25,6 +25,9 @@ pub enum StoredRecordError {
     /// A string or byte field is too long for its length field, on writing.
     #[error("a field is too long")]
     TooLong,
+    /// A field has a value that no writer gives it.
+    #[error("the value {0} is not valid in its field")]
+    Value(i64),
 }
 
 /// Reads fields in order; every length is checked against what is left.
@@ -102,9 +105,12 @@ impl<'a> Reader<'a> {
         self.nullable_string()?.ok_or(StoredRecordError::Length)
     }
 
+    fn nullable_len32(&mut self) -> Result<Option<usize>, StoredRecordError> {
+        if self.flexible { self.compact_len() } else { Self::plain_len(self.i32()?.into()) }
+    }
+
     fn len32(&mut self) -> Result<usize, StoredRecordError> {
-        let len = if self.flexible { self.compact_len()? } else { Self::plain_len(self.i32()?.into())? };
-        len.ok_or(StoredRecordError::Length)
+        self.nullable_len32()?.ok_or(StoredRecordError::Length)
     }
 
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], StoredRecordError> {
@@ -114,8 +120,14 @@ impl<'a> Reader<'a> {
 
     /// The count of an array whose elements have at least `element_len_min` bytes each.
     pub(crate) fn count(&mut self, element_len_min: usize) -> Result<usize, StoredRecordError> {
-        let count = self.len32()?;
-        if count > self.rest.len() / element_len_min { Err(StoredRecordError::Truncated) } else { Ok(count) }
+        self.nullable_count(element_len_min)?.ok_or(StoredRecordError::Length)
+    }
+
+    /// As [`Self::count`], `None` for a null array.
+    pub(crate) fn nullable_count(&mut self, element_len_min: usize) -> Result<Option<usize>, StoredRecordError> {
+        let count = self.nullable_len32()?;
+        let fits = count.is_none_or(|count| count <= self.rest.len() / element_len_min);
+        if fits { Ok(count) } else { Err(StoredRecordError::Truncated) }
     }
 
     /// Tagged fields, if this is a flexible version.
@@ -151,6 +163,10 @@ impl Writer {
     }
 
     pub(crate) fn i8(&mut self, value: i8) {
+        self.out.extend_from_slice(&value.to_be_bytes());
+    }
+
+    pub(crate) fn i16(&mut self, value: i16) {
         self.out.extend_from_slice(&value.to_be_bytes());
     }
 
@@ -207,6 +223,15 @@ impl Writer {
         }
         self.i32(i32::try_from(count).map_err(|_| StoredRecordError::TooLong)?);
         Ok(())
+    }
+
+    /// The length of a null array.
+    pub(crate) fn null_count(&mut self) {
+        if self.flexible {
+            self.varint(0);
+        } else {
+            self.i32(-1);
+        }
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), StoredRecordError> {
