@@ -11,6 +11,7 @@
 //! u32 groups with offsets, each: str id · u32 topics, each: str name · u32 partitions, each:
 //!     i32 index · i64 offset · i32 leader epoch · str metadata · i64 commit timestamp ms · i64 expire timestamp ms
 //! u32 records of consumer groups, each as it is stored: bytes key · bytes value
+//! u32 producers with open transactions, each: i64 id · u32 offsets, each as it is stored: bytes key · bytes value
 //! ```
 //!
 //! Keys are strictly ascending. Integrity is the storage's concern (it checks a CRC of whatever enters memory);
@@ -48,7 +49,7 @@ impl Persisted {
     /// This state as bytes.
     #[must_use]
     pub fn checkpoint(&self) -> Vec<u8> {
-        let has_more = !self.consumer_groups.is_empty();
+        let has_more = !self.consumer_groups.is_empty() || !self.staged.is_empty();
         let mut out = Writer(vec![if has_more { VERSION } else { VERSION_WITHOUT_CONSUMER_GROUPS }]);
         out.count(self.groups.len());
         for (id, group) in &self.groups {
@@ -70,12 +71,16 @@ impl Persisted {
         }
         if has_more {
             let records = self.consumer_groups.iter().flat_map(|(id, group)| group.records(id));
-            // They were encoded before, when they were appended.
-            let stored: Vec<_> = records.filter_map(|record| record.encode().ok()).collect();
-            out.count(stored.len());
-            for (key, value) in stored {
-                out.bytes(&key);
-                out.bytes(&value.unwrap_or_default());
+            out.stored(records.map(CoordinatorRecord::Consumer));
+            out.count(self.staged.len());
+            for (producer_id, staged) in &self.staged {
+                out.i64(*producer_id);
+                out.stored(staged.iter().map(|((group, topic, partition), value)| CoordinatorRecord::Offset {
+                    group: Arc::clone(group),
+                    topic: Arc::clone(topic),
+                    partition: *partition,
+                    value: Some(value.clone()),
+                }));
             }
         }
         out.0
@@ -93,13 +98,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Persisted, CheckpointError> {
     if offsets.values().any(|topics: &GroupOffsets| topics.is_empty() || topics.values().any(BTreeMap::is_empty)) {
         return Err(input.damaged("a group or topic without offsets"));
     }
-    let mut persisted = Persisted { groups, offsets, consumer_groups: BTreeMap::new() };
-    for _ in 0..if version == VERSION { input.count()? } else { 0 } {
-        let (key, value) = (input.slice()?, input.slice()?);
-        match CoordinatorRecord::decode(key, Some(value)) {
-            Ok(Some(record @ CoordinatorRecord::Consumer(_))) => persisted.replay(&record),
-            _ => return Err(input.damaged("a record that is no consumer group's")),
-        }
+    let mut persisted = Persisted { groups, offsets, ..Persisted::default() };
+    if version == VERSION {
+        input.consumer_groups(&mut persisted)?;
+        input.staged(&mut persisted)?;
     }
     if input.0.is_empty() { Ok(persisted) } else { Err(input.damaged("bytes follow")) }
 }
@@ -162,6 +164,16 @@ impl Writer {
             self.i32(member.session_timeout_ms);
             self.bytes(&member.subscription);
             self.bytes(&member.assignment);
+        }
+    }
+
+    /// Counted records, which were encoded before, when they were appended.
+    fn stored(&mut self, records: impl Iterator<Item = CoordinatorRecord>) {
+        let stored: Vec<_> = records.filter_map(|record| record.encode().ok()).collect();
+        self.count(stored.len());
+        for (key, value) in stored {
+            self.bytes(&key);
+            self.bytes(&value.unwrap_or_default());
         }
     }
 
@@ -273,6 +285,36 @@ impl<'a> Reader<'a> {
             });
         }
         Ok(group)
+    }
+
+    fn stored(&mut self) -> Result<Option<CoordinatorRecord>, CheckpointError> {
+        let (key, value) = (self.slice()?, self.slice()?);
+        CoordinatorRecord::decode(key, Some(value)).map_err(|_| self.damaged("a record that cannot be read"))
+    }
+
+    fn consumer_groups(&mut self, persisted: &mut Persisted) -> Result<(), CheckpointError> {
+        for _ in 0..self.count()? {
+            match self.stored()? {
+                Some(record @ CoordinatorRecord::Consumer(_)) => persisted.replay(&record),
+                _ => return Err(self.damaged("a record that is no consumer group's")),
+            }
+        }
+        Ok(())
+    }
+
+    fn staged(&mut self, persisted: &mut Persisted) -> Result<(), CheckpointError> {
+        for _ in 0..self.count()? {
+            let producer_id = self.i64()?;
+            for _ in 0..self.count()? {
+                match self.stored()? {
+                    Some(CoordinatorRecord::Offset { group, topic, partition, value: Some(value) }) => {
+                        persisted.staged.entry(producer_id).or_default().insert((group, topic, partition), value);
+                    }
+                    _ => return Err(self.damaged("a record that is no offset")),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn partitions(&mut self) -> Result<BTreeMap<i32, CommittedOffset>, CheckpointError> {

@@ -49,6 +49,10 @@ impl GroupShard {
         now: Now,
         records: &mut Vec<CoordinatorRecord>,
     ) -> bool {
+        if self.persisted.has_staged(id) {
+            // What a transaction is about to commit belongs to the group.
+            return false;
+        }
         let Some(topics) = self.persisted.offsets.get(id) else { return true };
         let mut all_expired = true;
         for (topic, partitions) in topics {

@@ -27,6 +27,7 @@ mod member;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
+mod pattern;
 mod persisted;
 mod rebalance;
 mod record;
@@ -36,6 +37,7 @@ mod static_member;
 mod subscription;
 mod sync;
 mod timers;
+mod txn_offset_commit;
 pub mod transaction;
 
 pub use checkpoint::CheckpointError;
@@ -47,7 +49,7 @@ pub use consumer::{
 pub use group::GroupState;
 pub use persisted::Persisted;
 pub use record::{CommittedOffset, CoordinatorRecord, GroupMetadata, MemberMetadata};
-pub use shard::{Context, GroupShard, Now, Output, Request, Response, Token, shard_of};
+pub use shard::{Context, GroupShard, Now, Output, Request, RequireStable, Response, Token, shard_of};
 
 #[cfg(test)]
 mod tests;

@@ -40,7 +40,7 @@ impl GroupShard {
     }
 
     /// A consumer without group management commits with a negative generation; its group comes into being by that.
-    fn may_commit(&mut self, context: &Context<'_>, request: &OffsetCommitRequest, now: Now) -> Result<(), ErrorCode> {
+    pub(crate) fn may_commit(&mut self, context: &Context<'_>, request: &OffsetCommitRequest, now: Now) -> Result<(), ErrorCode> {
         let id = request.group_id.as_str();
         if id.is_empty() || id.len() > NAME_BYTES_MAX {
             return Err(ErrorCode::InvalidGroupId);
@@ -68,7 +68,7 @@ impl GroupShard {
         metadata.len() > max && metadata.encode_utf16().count() > max
     }
 
-    fn store(
+    pub(crate) fn store(
         &self,
         request: &OffsetCommitRequest,
         now: Now,

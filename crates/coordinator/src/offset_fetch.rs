@@ -9,12 +9,16 @@ use protocol::ErrorCode;
 
 use crate::group::text;
 use crate::record::CommittedOffset;
-use crate::shard::GroupShard;
+use crate::shard::{GroupShard, RequireStable};
 
 impl GroupShard {
-    /// Offsets committed within open transactions, for which `require_stable` asks to wait, do not exist here yet:
-    /// every stored offset is stable.
-    pub(crate) fn offset_fetch(&self, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    /// Plain reads see what is committed; whoever requires stable offsets is told of those that an open transaction may
+    /// change.
+    pub(crate) fn offset_fetch(
+        &self,
+        request: &OffsetFetchRequestGroup,
+        require_stable: RequireStable,
+    ) -> OffsetFetchResponseGroup {
         let id = request.group_id.as_str();
         let response = OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone());
         if id.is_empty() {
@@ -29,21 +33,34 @@ impl GroupShard {
             Some(topics) => topics
                 .iter()
                 .map(|topic| {
-                    let found = |index: &i32| partition(*index, self.persisted.offset(id, &topic.name, *index));
+                    let found = |index: &i32| self.fetched(id, &topic.name, *index, require_stable);
                     let partitions = topic.partition_indexes.iter().map(found).collect();
                     OffsetFetchResponseTopics::default().with_name(topic.name.clone()).with_partitions(partitions)
                 })
                 .collect(),
-            None => self.all_offsets(id),
+            None => self.all_offsets(id, require_stable),
         };
         response.with_topics(topics)
     }
 
-    fn all_offsets(&self, id: &str) -> Vec<OffsetFetchResponseTopics> {
+    fn fetched(
+        &self,
+        id: &str,
+        topic: &str,
+        index: i32,
+        require_stable: RequireStable,
+    ) -> OffsetFetchResponsePartitions {
+        if require_stable == RequireStable::Yes && self.persisted.is_staged(id, topic, index) {
+            return partition(index, None).with_error_code(ErrorCode::UnstableOffsetCommit.code());
+        }
+        partition(index, self.persisted.offset(id, topic, index))
+    }
+
+    fn all_offsets(&self, id: &str, require_stable: RequireStable) -> Vec<OffsetFetchResponseTopics> {
         let topics = self.persisted.offsets.get(id).into_iter().flatten();
         topics
             .map(|(topic, partitions)| {
-                let partitions = partitions.iter().map(|(index, committed)| partition(*index, Some(committed)));
+                let partitions = partitions.keys().map(|index| self.fetched(id, topic, *index, require_stable));
                 OffsetFetchResponseTopics::default()
                     .with_name(TopicName(text(topic)))
                     .with_partitions(partitions.collect())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::consumer::{ConsumerGroup, ConsumerGroupRecord};
+use crate::txn_offset_commit::StagedKey;
 use crate::record::{CommittedOffset, CoordinatorRecord, GroupMetadata};
 
 /// Offsets of one group: by topic, by partition.
@@ -16,6 +17,8 @@ pub struct Persisted {
     pub(crate) groups: BTreeMap<Arc<str>, GroupMetadata>,
     pub(crate) consumer_groups: BTreeMap<Arc<str>, ConsumerGroup>,
     pub(crate) offsets: BTreeMap<Arc<str>, GroupOffsets>,
+    /// Offsets of open transactions, by producer id.
+    pub(crate) staged: BTreeMap<i64, BTreeMap<StagedKey, CommittedOffset>>,
 }
 
 impl Persisted {
@@ -33,13 +36,50 @@ impl Persisted {
             }
             CoordinatorRecord::Consumer(record) => entry(&mut self.consumer_groups, record.group()).replay(record),
             CoordinatorRecord::Offset { group, topic, partition, value: Some(value) } => {
+                self.forget_staged(group, topic, *partition);
                 let topics = entry(&mut self.offsets, group);
                 entry(topics, topic).insert(*partition, value.clone());
             }
+            CoordinatorRecord::StagedOffset { producer, group, topic, partition, value } => {
+                let key = (Arc::clone(group), Arc::clone(topic), *partition);
+                self.staged.entry(producer.0).or_default().insert(key, value.clone());
+            }
             CoordinatorRecord::Offset { group, topic, partition, value: None } => {
+                self.forget_staged(group, topic, *partition);
                 self.remove_offset(group, topic, *partition);
             }
         }
+    }
+
+    /// The transaction of a producer has ended: its offsets count from now on, or never.
+    pub fn end_transaction(&mut self, producer_id: i64, commit: bool) {
+        let staged = self.staged.remove(&producer_id).unwrap_or_default();
+        for ((group, topic, partition), value) in staged.into_iter().filter(|_| commit) {
+            entry(entry(&mut self.offsets, &group), &topic).insert(partition, value);
+        }
+    }
+
+    /// A later commit, or the end of a topic, has the last word.
+    fn forget_staged(&mut self, group: &Arc<str>, topic: &Arc<str>, partition: i32) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let key = (Arc::clone(group), Arc::clone(topic), partition);
+        self.staged.retain(|_, staged| {
+            staged.remove(&key);
+            !staged.is_empty()
+        });
+    }
+
+    /// Whether an open transaction may change the offset.
+    pub(crate) fn is_staged(&self, group: &str, topic: &str, partition: i32) -> bool {
+        let of = |(key, _): (&StagedKey, &CommittedOffset)| (&*key.0, &*key.1, key.2) == (group, topic, partition);
+        self.staged.values().any(|staged| staged.iter().any(of))
+    }
+
+    /// Whether an open transaction may change offsets of the group.
+    pub(crate) fn has_staged(&self, group: &str) -> bool {
+        self.staged.values().any(|staged| staged.keys().any(|key| *key.0 == *group))
     }
 
     /// A committed offset.

@@ -29,6 +29,20 @@ pub enum CoordinatorRecord {
         /// The commit; `None` when it expired or was deleted.
         value: Option<CommittedOffset>,
     },
+    /// An offset that counts when its transaction is committed. In the log it is an [`Self::Offset`] in a batch of the
+    /// transaction.
+    StagedOffset {
+        /// Producer id and epoch.
+        producer: (i64, i16),
+        /// Group id.
+        group: Arc<str>,
+        /// Topic name.
+        topic: Arc<str>,
+        /// Partition index.
+        partition: i32,
+        /// The commit.
+        value: CommittedOffset,
+    },
 }
 
 /// A classic group at the end of a rebalance.
@@ -85,6 +99,15 @@ pub struct CommittedOffset {
 }
 
 impl CoordinatorRecord {
+    /// The producer in whose transaction the record is: its id and epoch.
+    #[must_use]
+    pub fn producer(&self) -> Option<(i64, i16)> {
+        match self {
+            Self::StagedOffset { producer, .. } => Some(*producer),
+            Self::Group { .. } | Self::Consumer(_) | Self::Offset { .. } => None,
+        }
+    }
+
     pub(crate) fn offset_tombstone(group: &Arc<str>, topic: &Arc<str>, partition: i32) -> Self {
         Self::Offset { group: Arc::clone(group), topic: Arc::clone(topic), partition, value: None }
     }

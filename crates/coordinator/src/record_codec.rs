@@ -23,9 +23,11 @@ impl CoordinatorRecord {
             }
             Self::Consumer(record) => record.encode(),
             Self::Offset { group, topic, partition, value } => {
-                let key = OffsetKey { group: group.to_string(), topic: topic.to_string(), partition: *partition };
                 let value = value.as_ref().map(|value| offset_value(value).encode()).transpose()?;
-                Ok((key.encode()?, value))
+                Ok((offset_key(group, topic, *partition)?, value))
+            }
+            Self::StagedOffset { group, topic, partition, value, .. } => {
+                Ok((offset_key(group, topic, *partition)?, Some(offset_value(value).encode()?)))
             }
         }
     }
@@ -49,6 +51,10 @@ impl CoordinatorRecord {
             GroupRecord::Other(_) => None,
         })
     }
+}
+
+fn offset_key(group: &str, topic: &str, partition: i32) -> Result<Vec<u8>, StoredRecordError> {
+    OffsetKey { group: group.to_owned(), topic: topic.to_owned(), partition }.encode()
 }
 
 fn group_value(group: &GroupMetadata) -> GroupValue {

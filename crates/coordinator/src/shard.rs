@@ -12,7 +12,8 @@ use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, HeartbeatRequest, HeartbeatResponse,
     JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, OffsetCommitRequest,
-    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest, SyncGroupResponse,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest,
+    TxnOffsetCommitResponse,
 };
 use uuid::Uuid;
 
@@ -62,6 +63,15 @@ impl Context<'_> {
     }
 }
 
+/// Whether an OffsetFetch wants UNSTABLE_OFFSET_COMMIT for offsets that an open transaction may change (KIP-447).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequireStable {
+    /// It does.
+    Yes,
+    /// What is committed is told.
+    No,
+}
+
 /// A request to one shard. Those that name several groups are split by the host.
 #[derive(Clone, Debug)]
 pub enum Request {
@@ -85,8 +95,10 @@ pub enum Request {
     DeleteGroups(Vec<Arc<str>>),
     /// OffsetCommit, of topics that exist.
     OffsetCommit(OffsetCommitRequest),
-    /// OffsetFetch, version 8 shape, one group.
-    OffsetFetch(OffsetFetchRequestGroup),
+    /// TxnOffsetCommit, of topics that exist, from a producer whose transaction has this partition.
+    TxnOffsetCommit(TxnOffsetCommitRequest),
+    /// OffsetFetch, version 8 shape, one group; whether to tell of offsets that an open transaction may change.
+    OffsetFetch(OffsetFetchRequestGroup, RequireStable),
     /// OffsetDelete, of topics that exist.
     OffsetDelete(OffsetDeleteRequest),
 }
@@ -114,6 +126,8 @@ pub enum Response {
     DeleteGroups(Vec<DeletableGroupResult>),
     /// OffsetCommit.
     OffsetCommit(OffsetCommitResponse),
+    /// TxnOffsetCommit.
+    TxnOffsetCommit(TxnOffsetCommitResponse),
     /// OffsetFetch, version 8 shape.
     OffsetFetch(OffsetFetchResponseGroup),
     /// OffsetDelete.
@@ -195,8 +209,10 @@ impl GroupShard {
                 out.responses.push((token, Response::DeleteGroups(results)));
             }
             Request::OffsetCommit(request) => self.offset_commit(token, context, request, now, &mut out),
-            Request::OffsetFetch(request) => {
-                out.responses.push((token, Response::OffsetFetch(self.offset_fetch(request))));
+            Request::TxnOffsetCommit(request) => self.txn_offset_commit(token, request, now, &mut out),
+            Request::OffsetFetch(request, require_stable) => {
+                let response = self.offset_fetch(request, *require_stable);
+                out.responses.push((token, Response::OffsetFetch(response)));
             }
             Request::OffsetDelete(request) => {
                 let response = self.offset_delete(request, &mut out.records);

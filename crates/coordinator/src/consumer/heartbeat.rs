@@ -20,10 +20,10 @@ use super::member::{
 };
 use super::reconcile::Reconciliation;
 use super::record_codec::ConsumerGroupRecord;
-use super::refresh::compile;
 use super::topics::Topics;
 use crate::group::{GroupState, text};
 use crate::join::NAME_BYTES_MAX;
+use crate::pattern::compile;
 use crate::record::CoordinatorRecord;
 use crate::shard::{Context, GroupShard, Now, Output, Response, Token};
 use crate::timers::Timer;

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use super::group::ResolvedRegex;
 use super::record_codec::ConsumerGroupRecord;
 use super::topics::{Topics, metadata_hash};
+use crate::pattern::compile;
 use crate::record::CoordinatorRecord;
 use crate::shard::{GroupShard, Now};
 
 /// Expressions of a group are resolved again at most so often, however often topics change.
 const REGEX_INTERVAL_MS: i64 = 10_000;
-/// Bytes that a compiled expression may take: an expression is a few characters, its program may be large.
-const REGEX_BYTES_MAX: usize = 1 << 20;
 
 /// What a group was last compared with. Soft: after a crash everything is looked at once more.
 #[derive(Clone, Copy, Debug)]
@@ -22,16 +21,6 @@ pub(crate) struct Refresh {
     topics_version: u64,
     /// When expressions were resolved, boot clock.
     regexes_at_ms: i64,
-}
-
-/// The expression as a program that matches whole names. Kafka uses RE2/J, whose syntax this is a superset of.
-///
-/// # Errors
-/// What is wrong with it.
-pub(super) fn compile(expression: &str) -> Result<regex::Regex, String> {
-    let whole = format!("^(?:{expression})$");
-    let built = regex::RegexBuilder::new(&whole).size_limit(REGEX_BYTES_MAX).build();
-    built.map_err(|error| error.to_string())
 }
 
 impl GroupShard {

@@ -267,7 +267,7 @@ fn offsets_are_committed_under_the_members_epoch() {
     for (member, epoch, expected) in
         [(Some("a"), 1, 0), (None, -1, 0), (Some("a"), 0, code(ErrorCode::StaleMemberEpoch)), (Some("b"), 1, 25)]
     {
-        let token = harness.send(9, Request::OffsetFetch(fetch(member, epoch)));
+        let token = harness.send(9, Request::OffsetFetch(fetch(member, epoch), crate::RequireStable::No));
         let Some(Response::OffsetFetch(response)) = harness.answers.get(&token) else { panic!("no answer") };
         assert_eq!(response.error_code, expected, "{member:?} {epoch}");
     }

@@ -254,7 +254,7 @@ impl History {
                     last = value.generation;
                 }
                 CoordinatorRecord::Group { value: None, .. } => last = -1,
-                CoordinatorRecord::Offset { .. } | CoordinatorRecord::Consumer(_) => {}
+                CoordinatorRecord::Offset { .. } | CoordinatorRecord::StagedOffset { .. } | CoordinatorRecord::Consumer(_) => {}
             }
         }
     }

@@ -28,7 +28,7 @@ fn what_is_not_committed_is_minus_one_and_no_error() {
             .with_name(TopicName(string(topic)))
             .with_partition_indexes(vec![partition]);
         let request = OffsetFetchRequestGroup::default().with_group_id(group_id(group)).with_topics(Some(vec![topics]));
-        let token = harness.send(9, Request::OffsetFetch(request));
+        let token = harness.send(9, Request::OffsetFetch(request, crate::RequireStable::No));
         let Some(Response::OffsetFetch(response)) = harness.answers.get(&token) else { panic!("no response") };
         let answer = &response.topics[0].partitions[0];
         assert_eq!((response.error_code, answer.error_code, answer.committed_offset), (0, 0, expected));

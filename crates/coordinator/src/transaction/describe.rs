@@ -9,9 +9,9 @@ use kafka_protocol::protocol::StrBytes;
 use protocol::ErrorCode;
 
 use crate::group::text;
+use crate::pattern::compile;
 use crate::shard::Now;
 use crate::transaction::metadata::{TransactionMetadata, TransactionState};
-use crate::transaction::pattern::Pattern;
 use crate::transaction::shard::TransactionShard;
 
 impl TransactionShard {
@@ -40,7 +40,7 @@ impl TransactionShard {
     /// Transactions that pass every filter; INVALID_REGULAR_EXPRESSION where the pattern is none.
     pub(crate) fn list(&self, request: &ListTransactionsRequest, now: Now) -> ListTransactionsResponse {
         let pattern = request.transactional_id_pattern.as_deref().filter(|pattern| !pattern.is_empty());
-        let Ok(pattern) = pattern.map(Pattern::parse).transpose() else {
+        let Ok(pattern) = pattern.map(compile).transpose() else {
             return ListTransactionsResponse::default().with_error_code(ErrorCode::InvalidRegularExpression.code());
         };
         let is_unknown = |name: &&StrBytes| TransactionState::from_name(name).is_none();
@@ -53,7 +53,7 @@ impl TransactionShard {
                 && (request.state_filters.is_empty() || states.contains(&transaction.state))
                 && (request.duration_filter < 0
                     || now.wall_ms.saturating_sub(transaction.start_timestamp_ms) > request.duration_filter)
-                && pattern.as_ref().is_none_or(|pattern| pattern.matches(id))
+                && pattern.as_ref().is_none_or(|pattern| pattern.is_match(id))
         };
         let listed = self.persisted.transactions().filter(|(id, transaction)| is_listed(id, transaction));
         let listed = listed.map(|(id, transaction)| {

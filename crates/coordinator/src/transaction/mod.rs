@@ -26,7 +26,6 @@ mod invariants;
 mod markers;
 mod metadata;
 mod partitions;
-mod pattern;
 mod persisted;
 mod record_codec;
 mod shard;
