@@ -15,7 +15,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-#[cfg(debug_assertions)]
 use crate::transaction::markers::Unmarked;
 use crate::transaction::metadata::{NO_PRODUCER_ID, TransactionMetadata, TransactionState, bumps_epoch};
 use crate::transaction::persisted::PersistedTransactions;
@@ -55,7 +54,6 @@ pub(crate) fn check_transition(id: &str, before: Option<&TransactionMetadata>, a
 }
 
 /// The soft state, against what is persisted.
-#[cfg(debug_assertions)]
 pub(crate) fn check_unmarked(persisted: &PersistedTransactions, unmarked: &BTreeMap<Arc<str>, Unmarked>) {
     let decided = persisted.transactions.iter().filter(|(_, transaction)| transaction.state.is_prepared());
     debug_assert_eq!(decided.clone().count(), unmarked.len(), "unmarked-iff-decided");

@@ -314,8 +314,7 @@ impl TransactionShard {
 
     /// What must hold after every call.
     fn check(&self) {
-        #[cfg(debug_assertions)]
-        if self.persisted.len() < 64 {
+        if cfg!(debug_assertions) && self.persisted.len() < 64 {
             invariants::check_unmarked(&self.persisted, &self.unmarked);
         }
     }

@@ -10,8 +10,8 @@ use protocol::ErrorCode;
 
 use super::harness::{Harness, TIMEOUT_MS, TV1, TV2, of, partitions};
 use crate::transaction::{
-    MarkerTask, ProducerIdAndEpoch, TransactionConfig, TransactionMetadata, TransactionRequest, TransactionResponse,
-    TransactionState,
+    MarkerTask, PartitionSet, ProducerIdAndEpoch, TransactionConfig, TransactionMetadata, TransactionRequest,
+    TransactionResponse, TransactionState,
 };
 
 /// Two transactional ids; each has three instances that fence one another, one of them of an older kind.
@@ -39,6 +39,7 @@ enum Action {
     Mark {
         task: usize,
         partition: i32,
+        appended: bool,
     },
     Wait(i64),
     Crash,
@@ -63,7 +64,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => client.prop_map(Action::GoOn),
         20 => (message, prop::bool::weighted(0.2), fate)
             .prop_map(|(message, stays, fate)| Action::Arrive { message, stays, fate }),
-        12 => (any::<usize>(), 0..PARTITIONS).prop_map(|(task, partition)| Action::Mark { task, partition }),
+        12 => (any::<usize>(), 0..PARTITIONS, prop::bool::weighted(0.9))
+            .prop_map(|(task, partition, appended)| Action::Mark { task, partition, appended }),
         2 => prop_oneof![1..1_000_i64, 10_000..70_000_i64].prop_map(Action::Wait),
         1 => Just(Action::Crash),
     ]
@@ -96,13 +98,18 @@ struct History {
     harness: Harness,
     clients: Vec<Client>,
     network: Vec<Message>,
-    tasks: Vec<MarkerTask>,
+    /// With the number of decisions of the id so far.
+    tasks: Vec<(MarkerTask, usize)>,
     /// Which client's transaction is open, by transactional id.
     open: BTreeMap<&'static str, Serial>,
     /// How each was decided, where a client of TV2 began it.
     decisions: BTreeMap<Serial, bool>,
     /// What the markers of an id, producer and epoch said. Of TV1 several transactions have the same.
     marked: BTreeMap<(Arc<str>, i64, i16), bool>,
+    /// Whom each producer id and epoch was given to.
+    holders: BTreeMap<(i64, i16), usize>,
+    /// Number of decisions of each id, and the partitions that have the last one's marker.
+    written: BTreeMap<Arc<str>, (usize, PartitionSet)>,
     read: usize,
 }
 
@@ -130,6 +137,8 @@ impl History {
             open: BTreeMap::new(),
             decisions: BTreeMap::new(),
             marked: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            written: BTreeMap::new(),
             read,
         }
     }
@@ -149,7 +158,7 @@ impl History {
                 }
             }
             Action::Arrive { message, stays, fate } => self.arrive(*message, *stays, *fate),
-            Action::Mark { task, partition } => self.mark(*task, *partition),
+            Action::Mark { task, partition, appended } => self.mark(*task, *partition, *appended),
             Action::Wait(ms) => self.wait(*ms),
             Action::Crash => {
                 self.harness.restart();
@@ -171,7 +180,8 @@ impl History {
 
     fn init(&mut self, index: usize, expected: Option<ProducerIdAndEpoch>) {
         let client = &mut self.clients[index];
-        // Whatever was open is given up by its client.
+        // Whatever was open is given up by its client, which sends nothing else until it is answered.
+        client.held = None;
         client.serial += 1;
         client.added = 0;
         client.ending = None;
@@ -182,7 +192,12 @@ impl History {
 
     fn send(&mut self, index: usize, commit: bool) {
         let client = &mut self.clients[index];
-        let Some(held) = client.held else { return self.init(index, None) };
+        let Some(held) = client.held else {
+            return match client.last.clone().filter(|last| last.serial == (index, client.serial)) {
+                Some(last) => self.network.push(last),
+                None => self.init(index, None),
+            };
+        };
         let request = if client.ending.is_none() && client.added < PARTITIONS as usize && (client.added == 0 || commit)
         {
             TransactionRequest::AddPartitions {
@@ -228,8 +243,15 @@ impl History {
         }
     }
 
-    /// What a client is told about its transaction is how it was decided, whether or not it hears it.
-    fn judge(&self, message: &Message, response: &TransactionResponse) {
+    /// Whether or not the client hears it: nobody else was given what it is to use, and what it is told about its
+    /// transaction is how it was decided.
+    fn judge(&mut self, message: &Message, response: &TransactionResponse) {
+        if let TransactionResponse::InitProducerId(Ok(given)) | TransactionResponse::EndTxn(Ok(given)) = response
+            && *given != ProducerIdAndEpoch::NONE
+        {
+            let holder = *self.holders.entry((given.producer_id, given.epoch)).or_insert(message.serial.0);
+            assert_eq!(holder, message.serial.0, "{given:?} is one client's");
+        }
         let (TransactionRequest::EndTxn { commit, .. }, TransactionResponse::EndTxn(Ok(_))) =
             (&message.request, response)
         else {
@@ -253,7 +275,8 @@ impl History {
             return;
         }
         match response {
-            TransactionResponse::InitProducerId(Ok(producer)) => client.held = Some(*producer),
+            // A second answer to the same request is not read.
+            TransactionResponse::InitProducerId(Ok(producer)) => client.held = client.held.or(Some(*producer)),
             TransactionResponse::AddPartitions(Ok(())) => client.added += 1,
             TransactionResponse::EndTxn(Ok(next)) => {
                 if *next != ProducerIdAndEpoch::NONE {
@@ -278,10 +301,19 @@ impl History {
         }
     }
 
-    fn mark(&mut self, task: usize, partition: i32) {
-        if !self.tasks.is_empty() {
-            let task = self.tasks[task % self.tasks.len()].clone();
-            self.harness.marked(&task, &[partition]);
+    fn mark(&mut self, task: usize, partition: i32, appended: bool) {
+        if self.tasks.is_empty() {
+            return;
+        }
+        let (task, decision) = self.tasks[task % self.tasks.len()].clone();
+        let accepted: Vec<_> = task.partitions.iter().filter(|(_, index)| *index == partition).cloned().collect();
+        let written = self.written.get_mut(&task.transactional_id).expect("decided");
+        if written.0 == decision {
+            accepted.iter().for_each(|(topic, partition)| written.1.insert(topic, *partition));
+        }
+        let output = self.harness.shard.markers_written(&task, &accepted, self.harness.now);
+        if appended {
+            self.harness.append(&output);
             self.read_records(None);
         }
     }
@@ -295,7 +327,8 @@ impl History {
                 None => before.remove(&record.transactional_id),
             };
         }
-        for record in self.harness.log[self.read..].to_vec() {
+        let records: Vec<_> = self.harness.log[self.read..].to_vec();
+        for record in records {
             let id = IDS.into_iter().find(|id| **id == *record.transactional_id).expect("one of the ids");
             let Some(after) = record.value else {
                 before.remove(&record.transactional_id);
@@ -305,6 +338,10 @@ impl History {
             if let Some(last) = &last {
                 let order = |value: &TransactionMetadata| (value.producer_id, value.producer_epoch);
                 assert!(order(last) <= order(&after), "epochs never regress: {last:?} {after:?}");
+            }
+            if let Some(decided) = last.as_ref().filter(|last| last.state.is_prepared()) {
+                let written = &self.written[id].1;
+                assert!(written.contains_all(&decided.partitions), "complete when each partition has its marker");
             }
             let was_open = last.is_some_and(|last| last.state == TransactionState::Ongoing);
             match after.state {
@@ -316,6 +353,8 @@ impl History {
                     }
                 }
                 TransactionState::PrepareCommit | TransactionState::PrepareAbort => {
+                    let written = self.written.entry(id.into()).or_default();
+                    *written = (written.0 + 1, PartitionSet::default());
                     self.decided(id, after.state == TransactionState::PrepareCommit, was_open, cause);
                 }
                 _ => assert!(!self.open.contains_key(id), "{id} is complete, and decided before"),
@@ -356,7 +395,8 @@ impl History {
                 let key = (Arc::clone(&task.transactional_id), task.producer_id, task.producer_epoch);
                 assert_eq!(*self.marked.entry(key).or_insert(task.commit), task.commit, "one outcome for an epoch");
             }
-            self.tasks.push(task);
+            let (decisions, _) = self.written[&task.transactional_id];
+            self.tasks.push((task, decisions));
         }
     }
 
@@ -365,8 +405,9 @@ impl History {
         self.harness.restart();
         self.take_markers();
         self.wait(2 * i64::from(TIMEOUT_MS));
-        self.harness.complete();
-        self.read_records(None);
+        for partition in 0..PARTITIONS {
+            (0..self.tasks.len()).for_each(|task| self.mark(task, partition, true));
+        }
         assert!(self.harness.shard.pending_markers().is_empty());
         let transactions = self.harness.shard.persisted().transactions();
         assert!(transactions.into_iter().all(|(_, transaction)| transaction.state.is_idle()), "nothing is left open");
