@@ -20,6 +20,7 @@ use crate::loggers::LogFilter;
 use crate::metrics::Metrics;
 use crate::network::{Limits, RequestMemory};
 use crate::partition::Partitions;
+use crate::transactions::Transactions;
 
 /// One running broker.
 pub struct Broker {
@@ -41,6 +42,8 @@ pub struct Broker {
     pub partitions: Partitions,
     /// Group coordinators on the partitions of `__consumer_offsets` that this broker leads.
     pub(crate) groups: GroupCoordinator,
+    /// Transactions: their coordinators here, and the way to those elsewhere.
+    pub(crate) transactions: Arc<Transactions>,
     /// Incremental fetch sessions.
     pub fetch_sessions: Mutex<FetchSessions>,
     /// Bytes of requests being read and handled.

@@ -18,6 +18,7 @@ pub mod restore;
 pub mod start;
 pub mod storage;
 pub mod topics;
+mod transactions;
 
 pub use broker::Broker;
 pub use machine::Machine;

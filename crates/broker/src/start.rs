@@ -33,7 +33,9 @@ use crate::cluster::receiver::Receiver;
 use crate::cluster::sealer::Sealer;
 use crate::cluster::{Lease, Member, drainer, registration};
 use crate::config::{BrokerConfig, Listener, TopicConfig};
-use crate::coordinator::{CoordinatorParts, GroupCoordinator, group_config};
+use crate::coordinator::{
+    CoordinatorParts, GroupCoordinator, TransactionCoordinator, group_config, transaction_config,
+};
 use crate::fetch::session::FetchSessions;
 use crate::machine::{Machine, SystemMachine};
 use crate::meta_properties::{self, MetaError, MetaProperties};
@@ -41,6 +43,8 @@ use crate::metrics::Metrics;
 use crate::network::{BoundListener, Limits, RequestMemory};
 use crate::partition::{Partitions, PartitionsParts};
 use crate::storage::ports::MetadataPorts;
+use crate::transactions::Transactions;
+use crate::transactions::markers::MarkerWriter;
 
 /// How long a graceful stop takes to give partitions away and to upload, before it leaves the rest in the WAL.
 pub const UPLOAD_GRACE: Duration = Duration::from_secs(20);
@@ -302,10 +306,13 @@ async fn compose(
         clock: Arc::clone(&clock),
         supervisor: supervisor.clone(),
     };
-    let groups = GroupCoordinator::start(coordinators, group_config(&config), ());
-    let mover = start_mover(&life, &partitions, &groups, &streams, &clock, supervisor);
+    let groups = GroupCoordinator::start(coordinators.clone(), group_config(&config), ());
+    let transactions = start_transactions(coordinators, &config, &groups, &member);
+    let hosted = (groups.clone(), transactions.coordinator.clone());
+    let mover = start_mover(&life, &partitions, hosted, &streams, &clock, supervisor);
     let broker = Arc::new(Broker {
         groups,
+        transactions,
         mover,
         fetch_sessions: Mutex::new(FetchSessions::new(config.fetch_session_slots)),
         request_memory: RequestMemory::new(config.request_bytes_in_flight),
@@ -328,19 +335,39 @@ async fn compose(
     Ok(Composed { broker, fenced: life.fenced })
 }
 
+fn start_transactions(
+    parts: CoordinatorParts,
+    config: &BrokerConfig,
+    groups: &GroupCoordinator,
+    member: &Member,
+) -> Arc<Transactions> {
+    let markers = Arc::new(MarkerWriter {
+        node: config.node_id,
+        metadata: parts.metadata.clone(),
+        partitions: parts.partitions.clone(),
+        groups: groups.clone(),
+        peers: member.peers.clone(),
+        durable: Arc::clone(&parts.durable),
+    });
+    let coordinator = TransactionCoordinator::start(parts, transaction_config(config), Arc::clone(&markers));
+    let transactions = Arc::new(Transactions { coordinator, markers });
+    member.service.transactions_started(&transactions);
+    transactions
+}
+
 fn start_mover(
     life: &Life,
     partitions: &Partitions,
-    groups: &GroupCoordinator,
+    hosted: (GroupCoordinator, TransactionCoordinator),
     streams: &Arc<StreamStore>,
     clock: &Arc<dyn Clock>,
     supervisor: &Supervisor,
 ) -> Arc<Mover> {
     let loads = Arc::clone(&life.member.loads).run(partitions.clone(), Arc::clone(clock));
     supervisor.spawn_until_stopped("loads", loads);
-    let (member, partitions, groups) = (Arc::clone(&life.member), partitions.clone(), groups.clone());
+    let (member, partitions) = (Arc::clone(&life.member), partitions.clone());
     let (streams, clock) = (Arc::clone(streams), Arc::clone(clock));
-    let mover = Arc::new(Mover::new(member, life.node_epoch, partitions, groups, streams, clock));
+    let mover = Arc::new(Mover::new(member, life.node_epoch, partitions, hosted, streams, clock));
     life.member.service.mover_started(&mover);
     supervisor.spawn_until_stopped("drain", drainer::run(Arc::clone(&mover), life.member.metadata.clone()));
     mover
@@ -512,6 +539,7 @@ impl RunningBroker {
         self.network.stop(TASK_GRACE).await;
         broker.partitions.append_final_checkpoints();
         broker.groups.append_final_checkpoints();
+        broker.transactions.coordinator.append_final_checkpoints();
         let left = UPLOAD_GRACE.saturating_sub(broker.clock.boot().saturating_sub(since)).max(UPLOAD_GRACE / 4);
         let uploaded = tokio::time::timeout(left, broker.streams.flush()).await;
         let left_in_wal = broker.streams.backlog_bytes();

@@ -37,8 +37,8 @@ mod static_member;
 mod subscription;
 mod sync;
 mod timers;
-mod txn_offset_commit;
 pub mod transaction;
+mod txn_offset_commit;
 
 pub use checkpoint::CheckpointError;
 pub use config::GroupConfig;

@@ -40,7 +40,12 @@ impl GroupShard {
     }
 
     /// A consumer without group management commits with a negative generation; its group comes into being by that.
-    pub(crate) fn may_commit(&mut self, context: &Context<'_>, request: &OffsetCommitRequest, now: Now) -> Result<(), ErrorCode> {
+    pub(crate) fn may_commit(
+        &mut self,
+        context: &Context<'_>,
+        request: &OffsetCommitRequest,
+        now: Now,
+    ) -> Result<(), ErrorCode> {
         let id = request.group_id.as_str();
         if id.is_empty() || id.len() > NAME_BYTES_MAX {
             return Err(ErrorCode::InvalidGroupId);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::consumer::{ConsumerGroup, ConsumerGroupRecord};
-use crate::txn_offset_commit::StagedKey;
 use crate::record::{CommittedOffset, CoordinatorRecord, GroupMetadata};
+use crate::txn_offset_commit::StagedKey;
 
 /// Offsets of one group: by topic, by partition.
 pub(crate) type GroupOffsets = BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>>;

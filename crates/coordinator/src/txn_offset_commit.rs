@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use kafka_protocol::messages::OffsetCommitRequest;
 use kafka_protocol::messages::TxnOffsetCommitRequest;
 use kafka_protocol::messages::TxnOffsetCommitResponse;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -13,7 +14,6 @@ use kafka_protocol::messages::offset_commit_response::OffsetCommitResponseTopic;
 use kafka_protocol::messages::txn_offset_commit_response::{
     TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
-use kafka_protocol::messages::OffsetCommitRequest;
 use protocol::ErrorCode;
 
 use crate::record::CoordinatorRecord;

@@ -1,6 +1,6 @@
 //! FindCoordinator (key 10), versions 0–6: which broker coordinates a group: the leader of its partition of
 //! `__consumer_offsets`, which is created if need be. Version 1 brings key types, 4 several keys with an error for
-//! each. Transactions and share groups have no coordinators yet.
+//! each. Transactions are coordinated in the same way, on `__transaction_state`. Share groups have no coordinators yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use protocol::ErrorCode;
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 use crate::cluster::doubt::Doubtful;
-use crate::coordinator::{GROUP_METADATA_TOPIC, GroupCoordinator};
+use crate::coordinator::{GROUP_METADATA_TOPIC, GroupCoordinator, TRANSACTION_STATE_TOPIC, TransactionCoordinator};
 use crate::topics::{self, Deadline};
 
 /// See the module.
@@ -30,6 +30,22 @@ const READY_WAIT: Duration = Duration::from_secs(1);
 const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
 
+/// What is coordinated.
+#[derive(Clone, Copy)]
+enum Kind {
+    Group,
+    Transaction,
+}
+
+impl Kind {
+    fn topic(self) -> &'static str {
+        match self {
+            Self::Group => GROUP_METADATA_TOPIC,
+            Self::Transaction => TRANSACTION_STATE_TOPIC,
+        }
+    }
+}
+
 /// Where a coordinator is, or why that is not known.
 type Found = Result<(BrokerId, StrBytes, i32), ErrorCode>;
 
@@ -44,39 +60,47 @@ impl Handle for FindCoordinator {
     ) -> Reply<FindCoordinatorResponse> {
         let version = context.version;
         let keys = if version >= KEYS_SINCE { request.coordinator_keys } else { vec![request.key] };
-        let refused = match request.key_type {
-            KEY_TYPE_GROUP => None,
-            // Final for every client, as with InitProducerId; a coordinator's error would be retried for ever.
-            KEY_TYPE_TRANSACTION => Some(ErrorCode::UnsupportedVersion),
-            _ => Some(ErrorCode::InvalidRequest),
+        let kind = match request.key_type {
+            KEY_TYPE_GROUP => Kind::Group,
+            KEY_TYPE_TRANSACTION => Kind::Transaction,
+            _ => {
+                let refuse = |key| (key, Err(ErrorCode::InvalidRequest));
+                return Reply::Now(respond(version, keys.into_iter().map(refuse).collect()));
+            }
         };
-        if let Some(code) = refused {
-            return Reply::Now(respond(version, keys.into_iter().map(|key| (key, Err(code))).collect()));
-        }
         let listener = context.connection.listener.clone();
         let image = broker.metadata.image();
-        if image.topic(GROUP_METADATA_TOPIC).is_some() {
-            return Reply::Now(respond(version, locate(broker, &image, &listener, keys)));
+        if image.topic(kind.topic()).is_some() {
+            return Reply::Now(respond(version, locate(broker, kind, &image, &listener, keys)));
         }
         let broker = Arc::clone(broker);
         Reply::Later(Box::pin(async move {
             let deadline = Deadline::after_ms(&broker, CREATION_WAIT_MS);
-            if let Err(error) = topics::ensure_exists(&broker, deadline, GROUP_METADATA_TOPIC).await {
-                tracing::warn!(code = %error.code, message = error.message, "{GROUP_METADATA_TOPIC} cannot be created");
+            let topic = kind.topic();
+            if let Err(error) = topics::ensure_exists(&broker, deadline, topic).await {
+                tracing::warn!(code = %error.code, message = error.message, "{topic} cannot be created");
             }
-            if let Some(key) = keys.first() {
-                broker.groups.wait_ready(key, READY_WAIT).await;
+            match (keys.first(), kind) {
+                (Some(key), Kind::Group) => broker.groups.wait_ready(key, READY_WAIT).await,
+                (Some(key), Kind::Transaction) => broker.transactions.coordinator.wait_ready(key, READY_WAIT).await,
+                (None, _) => {}
             }
             let image = broker.metadata.image();
-            respond(version, locate(&broker, &image, &listener, keys))
+            respond(version, locate(&broker, kind, &image, &listener, keys))
         }))
     }
 }
 
-fn locate(broker: &Broker, image: &MetadataImage, listener: &str, keys: Vec<StrBytes>) -> Vec<(StrBytes, Found)> {
+fn locate(
+    broker: &Broker,
+    kind: Kind,
+    image: &MetadataImage,
+    listener: &str,
+    keys: Vec<StrBytes>,
+) -> Vec<(StrBytes, Found)> {
     let doubtful = broker.member.doubts.about(image);
     let locate = |key: StrBytes| {
-        let found = coordinator_of(image, &doubtful, listener, &key).ok_or(ErrorCode::CoordinatorNotAvailable);
+        let found = coordinator_of(image, kind, &doubtful, listener, &key).ok_or(ErrorCode::CoordinatorNotAvailable);
         (key, found)
     };
     keys.into_iter().map(locate).collect()
@@ -84,12 +108,16 @@ fn locate(broker: &Broker, image: &MetadataImage, listener: &str, keys: Vec<StrB
 
 fn coordinator_of(
     image: &MetadataImage,
+    kind: Kind,
     doubtful: &Doubtful,
     listener: &str,
-    group: &str,
+    key: &str,
 ) -> Option<(BrokerId, StrBytes, i32)> {
-    let index = GroupCoordinator::partition_of(image, group)?;
-    let topic = image.topic(GROUP_METADATA_TOPIC)?;
+    let index = match kind {
+        Kind::Group => GroupCoordinator::partition_of(image, key),
+        Kind::Transaction => TransactionCoordinator::partition_of(image, key),
+    }?;
+    let topic = image.topic(kind.topic())?;
     let leader = topic.partitions.get(usize::try_from(index).ok()?)?.leader;
     let node = image.nodes.get(&leader).filter(|node| !node.fenced && !doubtful.contains(leader))?;
     let endpoint = node.endpoints.iter().find(|endpoint| endpoint.listener == listener)?;

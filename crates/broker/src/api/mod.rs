@@ -1,6 +1,8 @@
 //! One file per API key. Each names its version range and its handler in one [`Handle`] implementation;
 //! [`REGISTRY`] lists them, and ApiVersions answers from the same list, so it cannot lie.
 
+mod add_offsets_to_txn;
+mod add_partitions_to_txn;
 mod alter;
 mod alter_configs;
 mod alter_partition_reassignments;
@@ -22,7 +24,9 @@ mod describe_log_dirs;
 mod describe_producers;
 mod describe_quorum;
 mod describe_topic_partitions;
+mod describe_transactions;
 mod elect_leaders;
+mod end_txn;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -34,6 +38,7 @@ mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod list_partition_reassignments;
+mod list_transactions;
 pub mod metadata;
 mod offset_commit;
 mod offset_delete;
@@ -42,7 +47,9 @@ mod offset_for_leader_epoch;
 mod produce;
 mod raft_voters;
 mod sync_group;
+mod txn_offset_commit;
 mod unregister_broker;
+mod write_txn_markers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,6 +192,11 @@ pub static REGISTRY: &[Api] = &[
     api::<delete_records::DeleteRecords>(),
     api::<init_producer_id::InitProducerId>(),
     api::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
+    api::<add_partitions_to_txn::AddPartitionsToTxn>(),
+    api::<add_offsets_to_txn::AddOffsetsToTxn>(),
+    api::<end_txn::EndTxn>(),
+    api::<write_txn_markers::WriteTxnMarkers>(),
+    api::<txn_offset_commit::TxnOffsetCommit>(),
     api::<describe_configs::DescribeConfigs>(),
     api::<alter_configs::AlterConfigs>(),
     api::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
@@ -200,6 +212,8 @@ pub static REGISTRY: &[Api] = &[
     api::<describe_cluster::DescribeCluster>(),
     api::<describe_producers::DescribeProducers>(),
     api::<unregister_broker::UnregisterBroker>(),
+    api::<describe_transactions::DescribeTransactions>(),
+    api::<list_transactions::ListTransactions>(),
     api::<consumer_group_heartbeat::ConsumerGroupHeartbeat>(),
     api::<consumer_group_describe::ConsumerGroupDescribe>(),
     api::<list_config_resources::ListConfigResources>(),

@@ -1,10 +1,10 @@
 //! OffsetFetch (key 9), versions 1–9: committed offsets. Version 2 brings "all topics" (null) and an error for the
-//! whole, 7 `require_stable`, 8 several groups at once. Offsets that are staged in open transactions do not
-//! exist yet, so that every offset is stable.
+//! whole, 7 `require_stable`, which asks to be told of offsets that an open transaction may change (KIP-447), 8 several
+//! groups at once.
 
 use std::sync::Arc;
 
-use coordinator::{Context, Request, Response};
+use coordinator::{Context, Request, RequireStable, Response};
 use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
 };
@@ -39,11 +39,12 @@ impl Handle for OffsetFetch {
     ) -> Reply<OffsetFetchResponse> {
         let version = context.version;
         let of = Context::version(version);
+        let stable = if request.require_stable { RequireStable::Yes } else { RequireStable::No };
         if version >= GROUPS_SINCE {
             let ids: Vec<_> = request.groups.iter().map(|group| group.group_id.clone()).collect();
             let submit = |group: OffsetFetchRequestGroup| {
                 let id = group.group_id.clone();
-                broker.groups.submit(&id, &of, &Request::OffsetFetch(group))
+                broker.groups.submit(&id, &of, &Request::OffsetFetch(group, stable))
             };
             let submitted = request.groups.into_iter().map(submit).collect();
             return reply_all(broker.groups.durable(), submitted, move |parts| {
@@ -58,7 +59,7 @@ impl Handle for OffsetFetch {
         let topics = request.topics.clone();
         let group = one_group(request);
         let id = group.group_id.clone();
-        let submitted = broker.groups.submit(&id, &of, &Request::OffsetFetch(group));
+        let submitted = broker.groups.submit(&id, &of, &Request::OffsetFetch(group, stable));
         let asked = topics.clone();
         let take = move |response| match response {
             Response::OffsetFetch(group) => Some(single(group, version, asked.as_deref().unwrap_or_default())),

@@ -14,9 +14,10 @@
 //!
 //! A gap in a producer's sequence that such a refusal made is not called one: see [`gaps`].
 //!
-//! Transactions: batches of one are refused, as nothing can have begun one.
+//! The first batch of a transaction in a partition waits for the transaction's coordinator: see [`transactional`].
 
 pub(crate) mod gaps;
+mod transactional;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use super::{Handle, Late, Reply, RequestContext};
 use crate::Broker;
 use crate::network::{ConnectionInfo, Frame};
 use crate::partition::{AppendOrigin, AppendRefused, AppendedBatch, LookupError, Partition, is_internal};
+use transactional::{Verified, unverified, verify_and_append};
 
 /// Clients of this id may write to internal topics; Kafka's administrators use it to repair them.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
@@ -56,56 +58,73 @@ impl Handle for Produce {
     const LOWEST_DECODED: i16 = 3;
 
     fn handle(broker: &Arc<Broker>, context: RequestContext, mut request: ProduceRequest) -> Reply<ProduceResponse> {
-        let acks = request.acks;
         keep_one_of_each(&mut request.topic_data, context.version);
-        let image = broker.metadata.image();
-        let mut produce = Producing {
-            broker,
-            image: &image,
-            by_id: context.version >= 13,
-            origin: AppendOrigin::Client {
-                produce_version: context.version,
-                behind_refusal: context.connection.refused_batch.is_recent(broker.clock.as_ref()),
-                guard: None,
-            },
-            internal_allowed: &*context.client_id == ADMIN_CLIENT_ID,
-            acks,
-            lsn: Lsn(0),
-            error: None,
-            leaders: Vec::new(),
-            waiting: Vec::new(),
-        };
-        let topics = request.topic_data.into_iter().enumerate();
-        let mut responses: Vec<_> = topics.map(|(at, topic)| produce.topic(at, topic)).collect();
-        let Producing { origin, lsn, error, leaders, waiting, .. } = produce;
-        if acks == 0 {
-            return match error {
-                None => Reply::Silent,
-                Some(code) => Reply::Close(format!("produce with acks=0 failed with error {code}")),
-            };
+        if request.transactional_id.is_some() && request.acks == -1 {
+            let unverified = unverified(broker, &request, context.version);
+            if !unverified.is_empty() {
+                return verify_and_append(Arc::clone(broker), context, request, unverified);
+            }
         }
-        settle(broker, &context.connection, &mut responses, &waiting);
-        let listener = &context.connection.listener;
-        let endpoints = leaders.into_iter().filter_map(|leader| endpoint(&image, leader, listener)).collect();
-        let response = ProduceResponse::default().with_responses(responses).with_node_endpoints(endpoints);
-        let within = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-        if !waiting.is_empty() {
-            let within = (acks == -1).then_some(within);
-            return Reply::Later(Box::pin(when_there_is_room(
-                Arc::clone(broker),
-                origin,
-                response,
-                lsn,
-                waiting,
-                within,
-                Arc::clone(&context.connection),
-            )));
-        }
-        if acks != -1 {
-            return Reply::Durable(lsn, response);
-        }
-        Reply::DurableWithin(lsn, response, Late { within, version: context.version, rewrite: timed_out })
+        append(broker, &context, request, &Verified::new())
     }
+}
+
+/// Appends what the request holds; the reply waits for what is not durable yet. `verified` has what was found out about
+/// transactions that begin here.
+fn append(
+    broker: &Arc<Broker>,
+    context: &RequestContext,
+    request: ProduceRequest,
+    verified: &Verified,
+) -> Reply<ProduceResponse> {
+    let acks = request.acks;
+    let image = broker.metadata.image();
+    let mut produce = Producing {
+        broker,
+        image: &image,
+        by_id: context.version >= 13,
+        origin: AppendOrigin::Client {
+            produce_version: context.version,
+            behind_refusal: context.connection.refused_batch.is_recent(broker.clock.as_ref()),
+            guard: None,
+        },
+        internal_allowed: &*context.client_id == ADMIN_CLIENT_ID,
+        verified,
+        acks,
+        lsn: Lsn(0),
+        error: None,
+        leaders: Vec::new(),
+        waiting: Vec::new(),
+    };
+    let topics = request.topic_data.into_iter().enumerate();
+    let mut responses: Vec<_> = topics.map(|(at, topic)| produce.topic(at, topic)).collect();
+    let Producing { lsn, error, leaders, waiting, .. } = produce;
+    if acks == 0 {
+        return match error {
+            None => Reply::Silent,
+            Some(code) => Reply::Close(format!("produce with acks=0 failed with error {code}")),
+        };
+    }
+    settle(broker, &context.connection, &mut responses, &waiting);
+    let listener = &context.connection.listener;
+    let endpoints = leaders.into_iter().filter_map(|leader| endpoint(&image, leader, listener)).collect();
+    let response = ProduceResponse::default().with_responses(responses).with_node_endpoints(endpoints);
+    let within = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    if !waiting.is_empty() {
+        let within = (acks == -1).then_some(within);
+        return Reply::Later(Box::pin(when_there_is_room(
+            Arc::clone(broker),
+            response,
+            lsn,
+            waiting,
+            within,
+            Arc::clone(&context.connection),
+        )));
+    }
+    if acks != -1 {
+        return Reply::Durable(lsn, response);
+    }
+    Reply::DurableWithin(lsn, response, Late { within, version: context.version, rewrite: timed_out })
 }
 
 /// Keeps gaps that refusals made from being called gaps, in all answers but those that `waiting` will replace.
@@ -149,15 +168,16 @@ struct Waiting {
     id: uuid::Uuid,
     index: i32,
     records: Bytes,
+    origin: AppendOrigin,
 }
 
 impl Waiting {
     /// Tries again, in the newest image: the partition may have come here or gone elsewhere meanwhile.
-    fn append(&self, broker: &Broker, origin: AppendOrigin) -> Result<AppendedBatch, Failure> {
+    fn append(&self, broker: &Broker) -> Result<AppendedBatch, Failure> {
         let image = broker.metadata.image();
         let topic = image.topics.get(&self.id).ok_or(Failure::Lookup(LookupError::UnknownTopicOrPartition))?;
         let partition = broker.partitions.lookup(topic, self.index).map_err(Failure::Lookup)?;
-        append_to(&partition, &self.records, origin).map_err(|(refused, start)| Failure::Append(refused, start))
+        append_to(&partition, &self.records, self.origin).map_err(|(refused, start)| Failure::Append(refused, start))
     }
 }
 
@@ -165,7 +185,6 @@ impl Waiting {
 /// for the memory of requests nobody waits for room: consumers have to go on.
 async fn when_there_is_room(
     broker: Arc<Broker>,
-    origin: AppendOrigin,
     mut response: ProduceResponse,
     mut lsn: Lsn,
     waiting: Vec<Waiting>,
@@ -177,7 +196,7 @@ async fn when_there_is_room(
     let patience = within.unwrap_or(ROOM_WAIT_MAX).min(ROOM_WAIT_MAX);
     for waiting in waiting {
         let appended = loop {
-            let appended = waiting.append(&broker, origin);
+            let appended = waiting.append(&broker);
             let is_patient = broker.clock.boot() - since < patience && !broker.request_memory.is_contended();
             if !is_patient || !appended.as_ref().is_err_and(Failure::may_pass) {
                 break appended;
@@ -253,6 +272,7 @@ struct Producing<'a> {
     by_id: bool,
     origin: AppendOrigin,
     internal_allowed: bool,
+    verified: &'a Verified,
     acks: i16,
     /// Highest log position of all appends.
     lsn: Lsn,
@@ -347,10 +367,11 @@ impl Producing<'_> {
             id: topic.id,
             index: data.index,
             records: data.records.unwrap_or_default(),
+            origin: self.origin_at((topic.id, data.index)).map_err(|code| refuse(code, code.message()))?,
         };
         let partition = self.broker.partitions.lookup(topic, data.index).map_err(Failure::Lookup);
         let appended = partition.and_then(|partition| {
-            append_to(&partition, &waiting.records, self.origin)
+            append_to(&partition, &waiting.records, waiting.origin)
                 .map_err(|(refused, start)| Failure::Append(refused, start))
         });
         if self.acks != 0 && appended.as_ref().is_err_and(Failure::may_pass) {
@@ -359,6 +380,14 @@ impl Producing<'_> {
             count(self.broker, topic.id, &waiting.records, appended.is_ok());
         }
         appended
+    }
+
+    /// How a batch of that partition comes, or why it may not.
+    fn origin_at(&self, at: (uuid::Uuid, i32)) -> Result<AppendOrigin, ErrorCode> {
+        match self.verified.get(&at) {
+            Some(verdict) => verdict.map(|guard| self.origin.guarded(guard)),
+            None => Ok(self.origin),
+        }
     }
 
     fn not_here(&mut self, response: PartitionProduceResponse, error: LookupError) -> PartitionProduceResponse {

@@ -20,7 +20,7 @@ use s3stream::{Stream, StreamStore};
 use super::member::Member;
 use super::peer::messages::{HandOverAnswer, HandOverEntry, HandOverRequest, decode, encode};
 use super::peer::{Kind, Lane};
-use crate::coordinator::GroupCoordinator;
+use crate::coordinator::{GroupCoordinator, TransactionCoordinator};
 use crate::partition::{Partition, Partitions};
 
 /// Partitions that are parked at the same time.
@@ -60,6 +60,7 @@ pub struct Mover {
     life: (NodeId, NodeEpoch),
     partitions: Partitions,
     groups: GroupCoordinator,
+    transactions: TransactionCoordinator,
     streams: Arc<StreamStore>,
     clock: Arc<dyn Clock>,
     /// One move at a time: two of them would share the log and the network, and be slower.
@@ -73,13 +74,13 @@ impl Mover {
         member: Arc<Member>,
         node_epoch: NodeEpoch,
         partitions: Partitions,
-        groups: GroupCoordinator,
+        (groups, transactions): (GroupCoordinator, TransactionCoordinator),
         streams: Arc<StreamStore>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let life = (member.node, node_epoch);
         let (turn, counters) = (tokio::sync::Mutex::new(()), MoveCounters::default());
-        Self { member, life, partitions, groups, streams, clock, turn, counters }
+        Self { member, life, partitions, groups, transactions, streams, clock, turn, counters }
     }
 
     /// This node.
@@ -165,6 +166,7 @@ impl Mover {
     ) -> usize {
         for (partition, _) in reserved {
             self.groups.append_final_checkpoint_of(partition);
+            self.transactions.append_final_checkpoint_of(partition);
             partition.park();
         }
         let sent = self.send(target, address, reserved).await;

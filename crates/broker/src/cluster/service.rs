@@ -14,12 +14,13 @@ use super::controller::Controller;
 use super::doubt::Doubts;
 use super::mover::Mover;
 use super::peer::messages::{
-    AppliedRequest, HandOverRequest, HeartbeatRequest, JoinAnswer, JoinRequest, MoveAnswer, MoveRequest, Peer,
-    QuorumAnswer, QuorumChange, QuorumRequest, SealRequest, decode, encode,
+    AppliedRequest, HandOverRequest, HeartbeatRequest, JoinAnswer, JoinRequest, MarkersRequest, MoveAnswer,
+    MoveRequest, Peer, QuorumAnswer, QuorumChange, QuorumRequest, SealRequest, VerifyRequest, decode, encode,
 };
 use super::peer::{Identity, Kind, PeerService};
 use super::receiver::Receiver;
 use super::sealer::Sealer;
+use crate::transactions::Transactions;
 
 /// How long a peer that asks about an index of metadata is kept waiting.
 const APPLIED_WAIT: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ pub struct Service {
     receiver: OnceLock<Receiver>,
     /// Holds the member, which holds this.
     mover: OnceLock<Weak<Mover>>,
+    transactions: OnceLock<Weak<Transactions>>,
     doubts: Arc<Doubts>,
     lost: Mutex<Vec<NodeId>>,
     /// Somebody was lost.
@@ -52,6 +54,7 @@ impl Service {
             sealer: OnceLock::new(),
             receiver: OnceLock::new(),
             mover: OnceLock::new(),
+            transactions: OnceLock::new(),
             lost: Mutex::default(),
             loss: Notify::new(),
         }
@@ -80,6 +83,16 @@ impl Service {
     /// From now on this node can give partitions away.
     pub(crate) fn mover_started(&self, mover: &Arc<Mover>) {
         let _ = self.mover.set(Arc::downgrade(mover));
+    }
+
+    /// From now on this node can be asked about transactions.
+    pub(crate) fn transactions_started(&self, transactions: &Arc<Transactions>) {
+        let _ = self.transactions.set(Arc::downgrade(transactions));
+    }
+
+    fn transactions(&self) -> Result<Arc<Transactions>, String> {
+        let started = self.transactions.get().and_then(Weak::upgrade);
+        started.ok_or_else(|| "this node is no broker, or has not started".to_owned())
     }
 
     async fn give_away(&self, request: MoveRequest) -> Result<MoveAnswer, String> {
@@ -175,6 +188,14 @@ impl PeerService for Service {
             Kind::HandOver => {
                 let receiver = self.receiver.get().ok_or("this node is no broker, or has not started")?;
                 Ok(encode(&receiver.take(decode::<HandOverRequest>(body)?).await?))
+            }
+            Kind::Markers => {
+                let request = decode::<MarkersRequest>(body)?;
+                Ok(encode(&self.transactions()?.markers.answer(request).await?))
+            }
+            Kind::VerifyTransaction => {
+                let request = decode::<VerifyRequest>(body)?;
+                Ok(encode(&self.transactions()?.answer_verify(request).await?))
             }
             Kind::Move => Ok(encode(&self.give_away(decode::<MoveRequest>(body)?).await?)),
         }

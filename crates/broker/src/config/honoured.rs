@@ -61,6 +61,12 @@ pub(super) static HONOURED: &[&str] = &[
     "producer.id.expiration.ms",
     "queued.max.request.bytes",
     "socket.request.max.bytes",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+    "transaction.max.timeout.ms",
+    "transaction.remove.expired.transaction.cleanup.interval.ms",
+    "transaction.state.log.num.partitions",
+    "transaction.state.log.replication.factor",
+    "transactional.id.expiration.ms",
 ];
 
 /// Keys that Kafka changes while it runs and Ottla does not: they would need Java plugins, or what is not built yet.

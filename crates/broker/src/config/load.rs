@@ -92,6 +92,14 @@ impl BrokerConfig {
             group_min_session_timeout_ms: read.number("group.min.session.timeout.ms")?,
             group_max_session_timeout_ms: read.number("group.max.session.timeout.ms")?,
             group_max_size: read.positive("group.max.size")?,
+            transaction_topic_partitions: read.number("transaction.state.log.num.partitions")?,
+            transaction_topic_replication_factor: read.number("transaction.state.log.replication.factor")?,
+            transaction_max_timeout_ms: read.positive("transaction.max.timeout.ms")?,
+            transactional_id_expiration_ms: read.positive("transactional.id.expiration.ms")?,
+            transaction_abort_interval_ms: read
+                .positive("transaction.abort.timed.out.transaction.cleanup.interval.ms")?,
+            transaction_remove_interval_ms: read
+                .positive("transaction.remove.expired.transaction.cleanup.interval.ms")?,
             group_consumer_session_timeout_ms: read.positive("group.consumer.session.timeout.ms")?,
             group_consumer_heartbeat_interval_ms: read.positive("group.consumer.heartbeat.interval.ms")?,
             group_consumer_max_size: read.positive("group.consumer.max.size")?,

@@ -113,6 +113,18 @@ pub struct BrokerConfig {
     pub group_max_session_timeout_ms: i64,
     /// `group.max.size`.
     pub group_max_size: usize,
+    /// `transaction.state.log.num.partitions`.
+    pub transaction_topic_partitions: i32,
+    /// `transaction.state.log.replication.factor`.
+    pub transaction_topic_replication_factor: i16,
+    /// `transaction.max.timeout.ms`.
+    pub transaction_max_timeout_ms: i32,
+    /// `transactional.id.expiration.ms`.
+    pub transactional_id_expiration_ms: i64,
+    /// `transaction.abort.timed.out.transaction.cleanup.interval.ms`.
+    pub transaction_abort_interval_ms: i64,
+    /// `transaction.remove.expired.transaction.cleanup.interval.ms`.
+    pub transaction_remove_interval_ms: i64,
     /// `group.consumer.session.timeout.ms`.
     pub group_consumer_session_timeout_ms: i64,
     /// `group.consumer.heartbeat.interval.ms`.

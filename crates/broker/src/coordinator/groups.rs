@@ -8,12 +8,13 @@ use coordinator::{
     Token, Topics,
 };
 use metadata::MetadataImage;
-use protocol::StoredRecordError;
+use protocol::{ErrorCode, StoredRecordError};
 
 use super::Coordinator;
 use super::hosted::HostedShard;
 use super::shard::{Outcome, Shard, StoredRecord};
 use crate::config::BrokerConfig;
+use crate::partition::{Partition, TransactionMarker};
 
 /// The topic whose partitions hold groups and committed offsets.
 pub(crate) const GROUP_METADATA_TOPIC: &str = "__consumer_offsets";
@@ -71,13 +72,15 @@ impl Shard for GroupShard {
     fn replay(state: &mut Persisted, record: &StoredRecord<'_>) {
         let offset = record.offset;
         match CoordinatorRecord::decode(record.key, record.value) {
-            Ok(Some(record)) => state.replay(&record),
+            Ok(Some(decoded)) => state.replay(&of_producer(decoded, record.producer_id)),
             Ok(None) => tracing::debug!(offset, "a record of another kind of group"),
             Err(error) => tracing::error!(offset, %error, "a record that is no group coordinator's is left out"),
         }
     }
 
-    fn replay_marker(_state: &mut Persisted, _producer_id: i64, _commit: bool) {}
+    fn replay_marker(state: &mut Persisted, producer_id: i64, commit: bool) {
+        state.end_transaction(producer_id, commit);
+    }
 
     fn topics_gone(state: &Persisted, exists: &dyn Fn(&str) -> bool) -> Vec<Arc<str>> {
         let mut gone: Vec<Arc<str>> = state.topics().filter(|topic| !exists(topic)).cloned().collect();
@@ -114,9 +117,16 @@ impl Shard for GroupShard {
         record.encode()
     }
 
+    fn producer_of(records: &[CoordinatorRecord]) -> Option<(i64, i16)> {
+        records.first().and_then(CoordinatorRecord::producer)
+    }
+
     /// What is decided of groups is known to the shard before it is appended; offsets are not.
     fn is_ahead(records: &[CoordinatorRecord]) -> bool {
-        records.iter().any(|record| !matches!(record, CoordinatorRecord::Offset { .. }))
+        let is_offset = |record: &CoordinatorRecord| {
+            matches!(record, CoordinatorRecord::Offset { .. } | CoordinatorRecord::StagedOffset { .. })
+        };
+        !records.iter().all(is_offset)
     }
 
     fn next_deadline(&self) -> Option<i64> {
@@ -128,6 +138,29 @@ impl Shard for GroupShard {
     }
 
     fn carry_out(_: &Coordinator<Self>, _: &Arc<HostedShard<Self>>, _: Lsn, _: Vec<Nothing>) {}
+}
+
+impl GroupCoordinator {
+    /// Appends a marker to a partition of the topic, and lets its shard know that the transaction has ended: in one order
+    /// with everything that the shard appends. Returns where it is durable.
+    pub(crate) fn append_marker(&self, index: i32, marker: &TransactionMarker) -> Result<Lsn, ErrorCode> {
+        let shard = self.shard_at(index).ok_or(ErrorCode::CoordinatorLoadInProgress)?;
+        let append = |partition: &Partition| partition.append_marker(marker).map(|appended| appended.lsn);
+        let (producer_id, commit) = (marker.producer_id, marker.commit);
+        let appended = shard.append_foreign(append, |shard| shard.end_transaction(producer_id, commit));
+        appended.map_err(|refused| ErrorCode::from_code(refused.code).unwrap_or(ErrorCode::UnknownServerError))
+    }
+}
+
+/// A record of a batch that may be of a transaction.
+fn of_producer(record: CoordinatorRecord, producer_id: Option<i64>) -> CoordinatorRecord {
+    match (record, producer_id) {
+        (CoordinatorRecord::Offset { group, topic, partition, value: Some(value) }, Some(producer_id)) => {
+            // The epoch is the batch's, and says nothing here.
+            CoordinatorRecord::StagedOffset { producer: (producer_id, -1), group, topic, partition, value }
+        }
+        (record, _) => record,
+    }
 }
 
 impl From<Output> for Outcome<GroupShard> {

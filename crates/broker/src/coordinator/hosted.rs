@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::answer::Submitted;
 use super::shard::{Outcome, Shard};
-use crate::partition::{AppendOrigin, AppendRefused, Partition};
+use crate::partition::{AppendOrigin, AppendRefused, Partition, VerificationGuard};
 
 /// A batch of records that come of no request is closed above this size; one record may exceed it.
 const BATCH_BYTES: usize = 256 << 10;
@@ -93,14 +93,21 @@ impl<S: Shard> HostedShard<S> {
     }
 
     /// Handles a request.
-    pub(super) fn submit(&self, token: Token, context: &S::Context<'_>, request: &S::Request, now: Now) -> Called<S> {
+    pub(super) fn submit(
+        &self,
+        token: Token,
+        context: &S::Context<'_>,
+        request: &S::Request,
+        guard: Option<VerificationGuard>,
+        now: Now,
+    ) -> Called<S> {
         let mut state = self.state.lock();
         if state.dropped {
             let submitted = Some(Submitted::Refused(ErrorCode::CoordinatorLoadInProgress));
             return Called { submitted, deadline_ms: None, effects: Vec::new(), after: Lsn(0) };
         }
         let outcome = state.shard.handle(token, context, request, now);
-        let (submitted, effects) = match self.complete(&mut state, outcome, Some(token), now) {
+        let (submitted, effects) = match self.complete(&mut state, outcome, Some(token), guard, now) {
             Ok((Some(response), effects)) => (Submitted::Now(state.lsn, response), effects),
             Ok((None, effects)) => {
                 let (sender, receiver) = oneshot::channel();
@@ -130,7 +137,7 @@ impl<S: Shard> HostedShard<S> {
     pub(super) fn call(&self, now: Now, work: impl FnOnce(&mut S) -> Option<Outcome<S>>) -> Called<S> {
         let mut state = self.state.lock();
         let outcome = if state.dropped { None } else { work(&mut state.shard) };
-        let effects = match outcome.map(|outcome| self.complete(&mut state, outcome, None, now)) {
+        let effects = match outcome.map(|outcome| self.complete(&mut state, outcome, None, None, now)) {
             Some(Ok((_, effects))) => effects,
             Some(Err(Failed(code))) => {
                 tracing::warn!(partition = ?self.partition, code = code.name(), "records of the {} coordinator were refused", S::NAME);
@@ -142,18 +149,18 @@ impl<S: Shard> HostedShard<S> {
     }
 
     /// Appends something that is no record of the shard's own, and lets the shard take it over: both in one order.
-    pub(super) fn append_foreign<T>(
+    pub(super) fn append_foreign(
         &self,
-        append: impl FnOnce(&Partition) -> Result<(Lsn, T), AppendRefused>,
+        append: impl FnOnce(&Partition) -> Result<Lsn, AppendRefused>,
         take_over: impl FnOnce(&mut S),
-    ) -> Result<T, AppendRefused> {
+    ) -> Result<Lsn, AppendRefused> {
         let mut state = self.state.lock();
-        let (lsn, appended) = append(&self.partition)?;
+        let lsn = append(&self.partition)?;
         state.lsn = state.lsn.max(lsn);
         if !state.dropped {
             take_over(&mut state.shard);
         }
-        Ok(appended)
+        Ok(lsn)
     }
 
     /// Appends a checkpoint if anything was written since the last.
@@ -172,11 +179,12 @@ impl<S: Shard> HostedShard<S> {
         state: &mut State<S>,
         outcome: Outcome<S>,
         own: Option<Token>,
+        guard: Option<VerificationGuard>,
         now: Now,
     ) -> Result<(Option<S::Response>, Vec<S::Effect>), Failed> {
         // A request is stored whole or not at all, as in Kafka: what comes of it is one batch.
         let batch_bytes = if own.is_some() { usize::MAX } else { BATCH_BYTES };
-        if let Err(refused) = self.append(state, &outcome.records, batch_bytes, now) {
+        if let Err(refused) = self.append(state, &outcome.records, batch_bytes, guard, now) {
             let code = append_error(&refused);
             if S::is_ahead(&outcome.records) || self.partition.is_closed() {
                 // The shard has gone ahead of its log. Whoever waits looks for the coordinator anew.
@@ -204,14 +212,16 @@ impl<S: Shard> HostedShard<S> {
         state: &mut State<S>,
         records: &[S::Record],
         batch_bytes: usize,
+        guard: Option<VerificationGuard>,
         now: Now,
     ) -> Result<(), AppendRefused> {
         let mut rest = records;
         while !rest.is_empty() {
-            let mut batch = BatchBuilder::new();
+            let (mut batch, mut origin) = (BatchBuilder::new(), AppendOrigin::Coordinator);
             if let Some((producer_id, epoch)) = S::producer_of(rest) {
                 let transactional = Attributes::default().with_transactional(true);
                 batch = batch.with_producer(producer_id, epoch, -1).with_attributes(transactional);
+                origin = AppendOrigin::TransactionalCoordinator { guard };
             }
             let mut taken = 0;
             for record in rest {
@@ -229,7 +239,7 @@ impl<S: Shard> HostedShard<S> {
             }
             let (appended, later) = rest.split_at(taken);
             let batch = batch.build(0, self.partition.leader_epoch());
-            let position = self.partition.append(&batch, AppendOrigin::Coordinator)?;
+            let position = self.partition.append(&batch, origin)?;
             state.lsn = state.lsn.max(position.lsn);
             state.bytes_since_checkpoint += batch.len();
             state.shard.apply(appended);

@@ -7,7 +7,7 @@ use common::Offset;
 use coordinator::CheckpointError;
 use protocol::batch::records::{RecordsError, for_each_record};
 use protocol::batch::validate::DECODED_MAX;
-use protocol::batch::{BatchError, BatchView};
+use protocol::batch::{BatchError, BatchView, ControlError, EndTransactionMarker};
 use s3stream::ReadClass;
 
 use super::shard::{Shard, StoredRecord};
@@ -27,6 +27,8 @@ pub(super) enum LoadError {
     Batch(#[from] BatchError),
     #[error("a batch of the coordinator: {0}")]
     Records(#[from] RecordsError),
+    #[error("a marker in the coordinator's partition: {0}")]
+    Marker(#[from] ControlError),
     #[error("records from {from} to {end} cannot be read yet")]
     NotReadable { from: Offset, end: Offset },
 }
@@ -67,7 +69,12 @@ pub(super) async fn load<S: Shard>(
 fn replay<S: Shard>(mut blob: &[u8], mut from: Offset, state: &mut S::State) -> Result<Offset, LoadError> {
     while !blob.is_empty() {
         let (batch, rest) = BatchView::split_first(blob)?;
-        if !batch.attributes().is_control() {
+        if batch.attributes().is_control() {
+            if Offset(batch.base_offset()) >= from {
+                let marker = EndTransactionMarker::parse(&batch)?;
+                S::replay_marker(state, batch.producer_id(), marker.commit);
+            }
+        } else {
             let producer_id = batch.attributes().is_transactional().then(|| batch.producer_id());
             let flow = for_each_record::<()>(&batch, DECODED_MAX, |record| {
                 let (offset, value) = (record.offset, record.value);

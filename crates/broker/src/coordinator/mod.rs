@@ -13,6 +13,7 @@ mod load;
 mod shard;
 mod timer;
 mod topics;
+mod transactions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,13 +29,14 @@ use protocol::ErrorCode;
 use tokio::sync::{Notify, watch};
 use wal::DurableLsn;
 
-use crate::partition::{LookupError, Partition, Partitions};
+use crate::partition::{LookupError, Partition, Partitions, VerificationGuard};
 
 pub(crate) use answer::{Submitted, reply, reply_all};
 pub(crate) use groups::{GROUP_METADATA_TOPIC, GroupCoordinator, consumer_groups_enabled, group_config};
 use hosted::{Called, HostedShard};
 use shard::Shard;
 use topics::{ImageTopics, TopicVersions};
+pub(crate) use transactions::{TRANSACTION_STATE_TOPIC, TransactionCoordinator, transaction_config};
 
 /// What coordinators are built on. Cheap to clone.
 #[derive(Clone)]
@@ -119,9 +121,28 @@ impl<S: Shard> Coordinator<S> {
 
     /// Hands a request to the shard of its key, a group's or a transactional id. Never waits.
     pub(crate) fn submit(&self, key: &str, context: &S::Context<'_>, request: &S::Request) -> Submitted<S::Response> {
+        self.submit_guarded(key, context, request, None)
+    }
+
+    /// The same for a request whose records are of a transaction, which was verified.
+    pub(crate) fn submit_guarded(
+        &self,
+        key: &str,
+        context: &S::Context<'_>,
+        request: &S::Request,
+        guard: Option<VerificationGuard>,
+    ) -> Submitted<S::Response> {
         match self.inner.find(key) {
-            Ok(shard) => self.submit_to(&shard, context, request),
+            Ok(shard) => self.submit_to(&shard, context, request, guard),
             Err(code) => Submitted::Refused(code),
+        }
+    }
+
+    /// The shard of a partition, if it serves.
+    fn shard_at(&self, index: i32) -> Option<Arc<HostedShard<S>>> {
+        match self.inner.shards.read().get(&index) {
+            Some(Slot::Ready(shard)) => Some(Arc::clone(shard)),
+            _ => None,
         }
     }
 
@@ -140,7 +161,7 @@ impl<S: Shard> Coordinator<S> {
             Slot::Ready(shard) => Ok(shard),
         });
         let shards = shards.collect::<Result<Vec<_>, _>>()?;
-        Ok(shards.iter().map(|shard| self.submit_to(shard, context, request)).collect())
+        Ok(shards.iter().map(|shard| self.submit_to(shard, context, request, None)).collect())
     }
 
     fn submit_to(
@@ -148,9 +169,10 @@ impl<S: Shard> Coordinator<S> {
         shard: &Arc<HostedShard<S>>,
         context: &S::Context<'_>,
         request: &S::Request,
+        guard: Option<VerificationGuard>,
     ) -> Submitted<S::Response> {
         let token = Token(self.inner.last_token.fetch_add(1, Ordering::Relaxed));
-        let called = shard.submit(token, context, request, self.inner.now());
+        let called = shard.submit(token, context, request, guard, self.inner.now());
         self.after(shard, called).unwrap_or(Submitted::Refused(ErrorCode::UnknownServerError))
     }
 
@@ -170,6 +192,18 @@ impl<S: Shard> Coordinator<S> {
     /// Topics as of now.
     pub(crate) fn topics(&self) -> ImageTopics {
         self.inner.topics()
+    }
+
+    fn parts(&self) -> &CoordinatorParts {
+        &self.inner.parts
+    }
+
+    fn means(&self) -> &S::Means {
+        &self.inner.means
+    }
+
+    fn now(&self) -> Now {
+        self.inner.now()
     }
 
     /// The log's durable position, which every response waits for.

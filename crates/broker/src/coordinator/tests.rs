@@ -73,7 +73,7 @@ fn submit(shard: &HostedShard<GroupShard>, token: u64, request: &Request) -> Sub
     let suffix = Uuid::from_u128(u128::from(token));
     let context =
         Context { client_id: "client", client_host: "/127.0.0.1", member_id_suffix: suffix, ..Context::version(3) };
-    shard.submit(Token(token), &context, request, now()).submitted.expect("a request")
+    shard.submit(Token(token), &context, request, None, now()).submitted.expect("a request")
 }
 
 fn refused(submitted: Submitted<Response>) -> ErrorCode {

@@ -44,6 +44,19 @@ pub enum AppendOrigin {
 }
 
 impl AppendOrigin {
+    /// The same with the guard of a verification.
+    #[must_use]
+    pub fn guarded(self, guard: VerificationGuard) -> Self {
+        let guard = Some(guard);
+        match self {
+            Self::Client { produce_version, behind_refusal, .. } => {
+                Self::Client { produce_version, behind_refusal, guard }
+            }
+            Self::TransactionalCoordinator { .. } => Self::TransactionalCoordinator { guard },
+            Self::Coordinator => Self::Coordinator,
+        }
+    }
+
     fn guard(self) -> Option<VerificationGuard> {
         match self {
             Self::Client { guard, .. } | Self::TransactionalCoordinator { guard } => guard,

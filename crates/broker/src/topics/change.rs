@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{check_name, colliding, place, placer};
 use crate::Broker;
 use crate::config::is_internal_topic;
+use crate::coordinator::TRANSACTION_STATE_TOPIC;
 
 /// How long a request waits at least, whatever it says: clients that send 0 mean "no hurry to wait", yet gain
 /// nothing from an answer that leaves the outcome open.
@@ -180,10 +181,16 @@ impl Shape {
         }
         // Kafka refuses its own topics while there are fewer brokers than replicas. Replicas are virtual here,
         // so that nothing would be gained by waiting.
-        let factor = count(config.offsets_topic_replication_factor.into()).min(nodes).max(1);
+        let (partitions, factor) = match name {
+            TRANSACTION_STATE_TOPIC => {
+                (config.transaction_topic_partitions, config.transaction_topic_replication_factor)
+            }
+            _ => (config.offsets_topic_partitions, config.offsets_topic_replication_factor),
+        };
+        let factor = count(factor.into()).min(nodes).max(1);
         let entries = [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", "104857600")];
         Self {
-            partitions: count(config.offsets_topic_partitions),
+            partitions: count(partitions),
             replication_factor: factor,
             configs: entries.iter().map(|&(key, value)| (Arc::from(key), Arc::from(value))).collect(),
         }

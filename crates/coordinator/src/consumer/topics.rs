@@ -15,7 +15,7 @@ pub struct KnownTopic {
 }
 
 /// All topics at one moment.
-pub trait Topics: std::fmt::Debug {
+pub trait Topics: std::fmt::Debug + Sync {
     /// The topic of that name.
     fn by_name(&self, name: &str) -> Option<KnownTopic>;
 

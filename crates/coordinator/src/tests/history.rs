@@ -254,7 +254,9 @@ impl History {
                     last = value.generation;
                 }
                 CoordinatorRecord::Group { value: None, .. } => last = -1,
-                CoordinatorRecord::Offset { .. } | CoordinatorRecord::StagedOffset { .. } | CoordinatorRecord::Consumer(_) => {}
+                CoordinatorRecord::Offset { .. }
+                | CoordinatorRecord::StagedOffset { .. }
+                | CoordinatorRecord::Consumer(_) => {}
             }
         }
     }

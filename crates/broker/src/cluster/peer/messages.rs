@@ -1,6 +1,8 @@
 //! What peers ask and answer beside Raft's own messages. Fields are only ever added; an absent one has the meaning it had
 //! before there was one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use common::{LogIndex, NodeId};
 use metadata::raft::LeaderInfo;
@@ -344,4 +346,83 @@ impl From<QuorumView> for QuorumState {
             observers: from.observers.into_iter().map(replica).collect(),
         }
     }
+}
+
+/// A partition of a topic.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct TopicPartition {
+    /// The topic's name.
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    /// The partition's index.
+    #[prost(int32, tag = "2")]
+    pub index: i32,
+}
+
+impl From<&(Arc<str>, i32)> for TopicPartition {
+    fn from((topic, index): &(Arc<str>, i32)) -> Self {
+        Self { topic: topic.to_string(), index: *index }
+    }
+}
+
+impl From<TopicPartition> for (Arc<str>, i32) {
+    fn from(from: TopicPartition) -> Self {
+        (from.topic.into(), from.index)
+    }
+}
+
+/// [`Kind::Markers`](super::Kind::Markers): end a producer's transaction on these partitions.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct MarkersRequest {
+    /// The producer.
+    #[prost(int64, tag = "1")]
+    pub producer_id: i64,
+    /// The markers' epoch.
+    #[prost(int32, tag = "2")]
+    pub producer_epoch: i32,
+    /// Commit, else abort.
+    #[prost(bool, tag = "3")]
+    pub commit: bool,
+    /// Leader epoch of the coordinator's partition.
+    #[prost(int32, tag = "4")]
+    pub coordinator_epoch: i32,
+    /// The `transaction.version` of the decision.
+    #[prost(int32, tag = "5")]
+    pub transaction_version: i32,
+    /// Where.
+    #[prost(message, repeated, tag = "6")]
+    pub partitions: Vec<TopicPartition>,
+}
+
+/// Its answer.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct MarkersAnswer {
+    /// Kafka's code for each partition; 0 where the marker is durable.
+    #[prost(int32, repeated, tag = "1")]
+    pub codes: Vec<i32>,
+}
+
+/// [`Kind::VerifyTransaction`](super::Kind::VerifyTransaction): are partitions in a producer's open transaction?
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct VerifyRequest {
+    /// Whose transaction.
+    #[prost(string, tag = "1")]
+    pub transactional_id: String,
+    /// Its producer.
+    #[prost(int64, tag = "2")]
+    pub producer_id: i64,
+    /// The producer's epoch.
+    #[prost(int32, tag = "3")]
+    pub producer_epoch: i32,
+    /// Which.
+    #[prost(message, repeated, tag = "4")]
+    pub partitions: Vec<TopicPartition>,
+}
+
+/// Its answer.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct VerifyAnswer {
+    /// Kafka's code for each partition; 0 where it is.
+    #[prost(int32, repeated, tag = "1")]
+    pub codes: Vec<i32>,
 }

@@ -46,6 +46,10 @@ pub enum Kind {
     Move = 8,
     /// Up to where is metadata committed?
     ReadIndex = 9,
+    /// Write the markers that end a transaction.
+    Markers = 10,
+    /// Are partitions in a transaction?
+    VerifyTransaction = 11,
 }
 
 impl Kind {
@@ -60,6 +64,8 @@ impl Kind {
             Self::HandOver,
             Self::Move,
             Self::ReadIndex,
+            Self::Markers,
+            Self::VerifyTransaction,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
