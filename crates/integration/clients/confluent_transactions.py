@@ -1,8 +1,9 @@
 """Transactions of confluent-kafka (librdkafka): commits and aborts, a consume-transform-produce loop, fencing.
 
-    confluent_transactions.py BOOTSTRAP TOPIC ROUND
+    confluent_transactions.py BOOTSTRAP TOPIC ROUND [TRANSACTIONS]
 
-What was committed is read once, in order; what was aborted is never read by read_committed.
+What was committed is read once, in order; what was aborted is never read by read_committed. Errors that a client is told
+to repeat are repeated, those after which it must abort end in an abort and another try: brokers may die meanwhile.
 """
 
 import sys
@@ -14,7 +15,20 @@ from confluent_kafka.admin import AdminClient, NewTopic
 bootstrap, topic, turn = sys.argv[1:4]
 servers = {"bootstrap.servers": bootstrap}
 source, sink = f"{topic}-source", f"{topic}-sink"
-PARTITIONS, TRANSACTIONS, RECORDS = 3, 20, 30
+PARTITIONS, RECORDS = 3, 30
+TRANSACTIONS = int(sys.argv[4]) if len(sys.argv) > 4 else 20
+PATIENCE = 120
+
+
+def until_done(work):
+    """Repeats what may be repeated."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except KafkaException as error:
+            if not error.args[0].retriable() or time.monotonic() > deadline:
+                raise
 
 
 def create():
@@ -27,8 +41,24 @@ def create():
 def transactional(name):
     """A producer that has fenced those before it."""
     producer = Producer({**servers, "transactional.id": f"{topic}-{name}", "transaction.timeout.ms": 60000})
-    producer.init_transactions(60)
+    until_done(lambda: producer.init_transactions(30))
     return producer
+
+
+def transaction(producer, work, commit=True):
+    """One transaction; whether it was committed. False too where the client was told to abort it."""
+    try:
+        producer.begin_transaction()
+        work()
+        if commit:
+            until_done(lambda: producer.commit_transaction(30))
+            return True
+        producer.flush(30)
+    except KafkaException as error:
+        if not error.args[0].txn_requires_abort():
+            raise
+    until_done(lambda: producer.abort_transaction(30))
+    return False
 
 
 def read(name, expected, isolation="read_committed"):
@@ -36,7 +66,7 @@ def read(name, expected, isolation="read_committed"):
     consumer = Consumer({**servers, "group.id": "none", "isolation.level": isolation, "enable.auto.commit": False,
                          "enable.partition.eof": True})
     consumer.assign([TopicPartition(name, partition, 0) for partition in range(PARTITIONS)])
-    ends, found, deadline = set(), {}, time.monotonic() + 60
+    ends, found, deadline = set(), {}, time.monotonic() + PATIENCE
     while time.monotonic() < deadline and (len(ends) < PARTITIONS or sum(map(len, found.values())) < expected):
         message = consumer.poll(1)
         if message is None:
@@ -51,68 +81,76 @@ def read(name, expected, isolation="read_committed"):
     return found
 
 
+def write():
+    """Transactions to the source, every third of which is aborted; what was committed, by partition."""
+    producer, committed = transactional("writer"), {}
+    number = 0
+    while number < TRANSACTIONS:
+        texts = [(record % PARTITIONS, f"{turn} {number} {record}") for record in range(RECORDS)]
+        aborted = number % 3 == 2
+
+        def produce():
+            for partition, text in texts:
+                producer.produce(source, text, partition=partition)
+
+        if transaction(producer, produce, commit=not aborted):
+            for partition, text in texts:
+                committed.setdefault(partition, []).append(text)
+        elif not aborted:
+            continue
+        number += 1
+    return committed
+
+
+def copy(count):
+    """Exactly once from source to sink, with offsets in the same transactions; some are aborted and done again."""
+    consumer = Consumer({**servers, "group.id": f"{topic}-group", "isolation.level": "read_committed",
+                         "enable.auto.commit": False, "auto.offset.reset": "earliest"})
+    consumer.subscribe([source])
+    producer, copied, attempt, deadline = transactional("copier"), 0, 0, time.monotonic() + PATIENCE
+    while copied < count and time.monotonic() < deadline:
+        messages = [message for message in consumer.consume(50, 1) if not message.error()]
+        if not messages:
+            continue
+        attempt += 1
+
+        def pass_on():
+            for message in messages:
+                producer.produce(sink, message.value(), partition=message.partition())
+            positions = consumer.position(consumer.assignment())
+            until_done(lambda: producer.send_offsets_to_transaction(positions, consumer.consumer_group_metadata(), 30))
+
+        if transaction(producer, pass_on, commit=attempt % 4 != 3):
+            copied += len(messages)
+        else:
+            for partition, offset in {m.partition(): m.offset() for m in reversed(messages)}.items():
+                consumer.seek(TopicPartition(source, partition, offset))
+    consumer.close()
+
+
+def fence():
+    """Whoever comes later under the same id fences the one before."""
+    zombie = transactional("fenced")
+    zombie.begin_transaction()
+    zombie.produce(sink, f"{turn} zombie", partition=0)
+    zombie.flush(30)
+    transactional("fenced")
+    try:
+        zombie.commit_transaction(30)
+        sys.exit("a fenced producer has committed")
+    except KafkaException as error:
+        if not error.args[0].fatal():
+            raise
+
+
 if turn == "1":
     create()
-
-# Every third transaction is aborted.
-producer, committed = transactional("writer"), {}
-for transaction in range(TRANSACTIONS):
-    producer.begin_transaction()
-    for record in range(RECORDS):
-        partition = record % PARTITIONS
-        text = f"{turn} {transaction} {record}"
-        producer.produce(source, text, partition=partition)
-        if transaction % 3 != 2:
-            committed.setdefault(partition, []).append(text)
-    if transaction % 3 == 2:
-        producer.flush(30)
-        producer.abort_transaction(30)
-    else:
-        producer.commit_transaction(30)
+committed = write()
 count = sum(map(len, committed.values()))
 if read(source, count) != committed:
     sys.exit("read_committed did not get what was committed, once and in order")
-everything = sum(map(len, read(source, TRANSACTIONS * RECORDS, "read_uncommitted").values()))
-if everything != TRANSACTIONS * RECORDS:
-    sys.exit(f"read_uncommitted got {everything} of {TRANSACTIONS * RECORDS} records")
-
-# Exactly once from source to sink, with offsets in the same transactions; some are aborted and done again.
-consumer = Consumer({**servers, "group.id": f"{topic}-group", "isolation.level": "read_committed",
-                     "enable.auto.commit": False, "auto.offset.reset": "earliest"})
-consumer.subscribe([source])
-copier, copied, attempt, deadline = transactional("copier"), 0, 0, time.monotonic() + 120
-while copied < count and time.monotonic() < deadline:
-    messages = [message for message in consumer.consume(50, 1) if not message.error()]
-    if not messages:
-        continue
-    attempt += 1
-    copier.begin_transaction()
-    for message in messages:
-        copier.produce(sink, message.value(), partition=message.partition())
-    copier.send_offsets_to_transaction(consumer.position(consumer.assignment()), consumer.consumer_group_metadata(), 30)
-    if attempt % 4 == 3:
-        copier.abort_transaction(30)
-        for partition, offset in {m.partition(): m.offset() for m in reversed(messages)}.items():
-            consumer.seek(TopicPartition(source, partition, offset))
-    else:
-        copier.commit_transaction(30)
-        copied += len(messages)
-consumer.close()
+copy(count)
+fence()
 if read(sink, count) != committed:
     sys.exit("the copy is not what was committed")
-
-# Whoever comes later under the same id fences the one before.
-zombie = transactional("fenced")
-zombie.begin_transaction()
-zombie.produce(sink, "0 zombie", partition=0)
-zombie.flush(30)
-transactional("fenced")
-try:
-    zombie.commit_transaction(30)
-    sys.exit("a fenced producer has committed")
-except KafkaException as error:
-    if not error.args[0].fatal():
-        raise
-if any("zombie" in text for texts in read(sink, count).values() for text in texts):
-    sys.exit("what a fenced producer wrote is read")
 print("ok")

@@ -51,6 +51,12 @@ fn confluent_kafka_with_the_consumer_protocol() {
 }
 
 #[test]
+fn confluent_kafka_with_transactions() {
+    let python = tools::python().expect("Python");
+    rounds(&[python, tools::clients().join("confluent_transactions.py")], "confluent-transactions", true, &[]);
+}
+
+#[test]
 fn franz_go() {
     rounds(&[tools::kgo_driver().expect("Go")], "franz-go", true, &[]);
 }
