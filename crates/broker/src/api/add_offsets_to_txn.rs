@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use coordinator::transaction::{ProducerIdAndEpoch, ProducerRequest, TransactionRequest, TransactionResponse};
 use kafka_protocol::messages::{AddOffsetsToTxnRequest, AddOffsetsToTxnResponse};
 use protocol::ErrorCode;
 
+use super::end_txn::for_version;
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 use crate::coordinator::{GROUP_METADATA_TOPIC, GroupCoordinator};
+use crate::transactions::producer;
 
 /// See the module.
 pub(super) struct AddOffsetsToTxn;
@@ -28,21 +29,11 @@ impl Handle for AddOffsetsToTxn {
             // Nobody has asked for a group's coordinator yet; whoever does creates the topic.
             return Reply::Now(respond(ErrorCode::CoordinatorNotAvailable));
         };
-        let id: Arc<str> = request.transactional_id.as_str().into();
-        let producer = ProducerIdAndEpoch { producer_id: request.producer_id.0, epoch: request.producer_epoch };
-        let asked = TransactionRequest::AddPartitions {
-            producer: ProducerRequest { transactional_id: Arc::clone(&id), producer },
-            partitions: vec![(GROUP_METADATA_TOPIC.into(), index)],
-            client_transaction_version: 0,
-        };
+        let producer = producer(&request.transactional_id, request.producer_id.0, request.producer_epoch);
         let broker = Arc::clone(broker);
         Reply::Later(Box::pin(async move {
-            let answered = match broker.transactions.ask(&id, &asked).await {
-                Ok(TransactionResponse::AddPartitions(result)) => result,
-                Ok(_) => Err(ErrorCode::UnknownServerError),
-                Err(code) => Err(code),
-            };
-            respond(super::end_txn::for_version(answered.err().unwrap_or(ErrorCode::None), context.version))
+            let added = broker.transactions.add(producer, vec![(GROUP_METADATA_TOPIC.into(), index)]).await;
+            respond(for_version(added.err().unwrap_or(ErrorCode::None), context.version))
         }))
     }
 }

@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use coordinator::transaction::{ProducerIdAndEpoch, ProducerRequest, TransactionRequest, TransactionResponse};
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::add_partitions_to_txn_response::{
     AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult,
@@ -14,9 +13,11 @@ use kafka_protocol::messages::{AddPartitionsToTxnRequest, AddPartitionsToTxnResp
 use metadata::MetadataImage;
 use protocol::ErrorCode;
 
+use super::end_txn::for_version;
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
 use crate::partition::is_internal;
+use crate::transactions::producer;
 
 /// See the module.
 pub(super) struct AddPartitionsToTxn;
@@ -38,27 +39,17 @@ impl Handle for AddPartitionsToTxn {
                 |topic: &str, index| refused.get(&(topic, index)).copied().unwrap_or(ErrorCode::OperationNotAttempted);
             return Reply::Now(respond(&topics, code));
         }
-        let id: Arc<str> = request.v3_and_below_transactional_id.as_str().into();
         let (producer_id, epoch) = (request.v3_and_below_producer_id.0, request.v3_and_below_producer_epoch);
-        let producer =
-            ProducerRequest { transactional_id: Arc::clone(&id), producer: ProducerIdAndEpoch { producer_id, epoch } };
+        let producer = producer(&request.v3_and_below_transactional_id, producer_id, epoch);
         let partitions = topics.iter().flat_map(|topic| {
             let name: Arc<str> = topic.name.as_str().into();
             topic.partitions.iter().map(move |index| (Arc::clone(&name), *index))
         });
-        let asked = TransactionRequest::AddPartitions {
-            producer,
-            partitions: partitions.collect(),
-            client_transaction_version: 0,
-        };
+        let partitions = partitions.collect();
         let broker = Arc::clone(broker);
         Reply::Later(Box::pin(async move {
-            let answered = match broker.transactions.ask(&id, &asked).await {
-                Ok(TransactionResponse::AddPartitions(result)) => result,
-                Ok(_) => Err(ErrorCode::UnknownServerError),
-                Err(code) => Err(code),
-            };
-            let code = super::end_txn::for_version(answered.err().unwrap_or(ErrorCode::None), context.version);
+            let added = broker.transactions.add(producer, partitions).await;
+            let code = for_version(added.err().unwrap_or(ErrorCode::None), context.version);
             respond(&topics, |_, _| code)
         }))
     }

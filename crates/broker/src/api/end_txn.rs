@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use coordinator::transaction::{ProducerIdAndEpoch, ProducerRequest, TransactionRequest, TransactionResponse};
+use coordinator::transaction::{TransactionRequest, TransactionResponse};
 use kafka_protocol::messages::{EndTxnRequest, EndTxnResponse};
 use protocol::ErrorCode;
 
 use super::{Handle, Reply, RequestContext};
 use crate::Broker;
+use crate::transactions::producer;
 
 /// See the module.
 pub(super) struct EndTxn;
@@ -28,13 +29,9 @@ impl Handle for EndTxn {
     const VERSIONS: (i16, i16) = (0, 4);
 
     fn handle(broker: &Arc<Broker>, context: RequestContext, request: EndTxnRequest) -> Reply<EndTxnResponse> {
-        let id: Arc<str> = request.transactional_id.as_str().into();
-        let producer = ProducerIdAndEpoch { producer_id: request.producer_id.0, epoch: request.producer_epoch };
-        let asked = TransactionRequest::EndTxn {
-            producer: ProducerRequest { transactional_id: Arc::clone(&id), producer },
-            commit: request.committed,
-            client_transaction_version: 0,
-        };
+        let producer = producer(&request.transactional_id, request.producer_id.0, request.producer_epoch);
+        let id = Arc::clone(&producer.transactional_id);
+        let asked = TransactionRequest::EndTxn { producer, commit: request.committed, client_transaction_version: 0 };
         let broker = Arc::clone(broker);
         Reply::Later(Box::pin(async move {
             let answered = match broker.transactions.ask(&id, &asked).await {

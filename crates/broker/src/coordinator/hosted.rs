@@ -61,6 +61,9 @@ pub(super) struct Called<S: Shard> {
     pub(super) after: Lsn,
 }
 
+/// The response to the request itself, if it is answered now, and what is to be done besides.
+type Completed<S> = (Option<<S as Shard>::Response>, Vec<<S as Shard>::Effect>);
+
 /// An append that failed: nothing was stored of what a request asks for.
 struct Failed(ErrorCode);
 
@@ -181,7 +184,7 @@ impl<S: Shard> HostedShard<S> {
         own: Option<Token>,
         guard: Option<VerificationGuard>,
         now: Now,
-    ) -> Result<(Option<S::Response>, Vec<S::Effect>), Failed> {
+    ) -> Result<Completed<S>, Failed> {
         // A request is stored whole or not at all, as in Kafka: what comes of it is one batch.
         let batch_bytes = if own.is_some() { usize::MAX } else { BATCH_BYTES };
         if let Err(refused) = self.append(state, &outcome.records, batch_bytes, guard, now) {

@@ -34,6 +34,12 @@ pub(crate) struct Transactions {
     pub(crate) markers: Arc<MarkerWriter>,
 }
 
+/// What a request says of its producer.
+pub(crate) fn producer(transactional_id: &str, producer_id: i64, epoch: i16) -> ProducerRequest {
+    let producer = ProducerIdAndEpoch { producer_id, epoch };
+    ProducerRequest { transactional_id: transactional_id.into(), producer }
+}
+
 /// The code of that number, as a peer told it.
 fn code_of(code: i32) -> ErrorCode {
     i16::try_from(code).ok().and_then(ErrorCode::from_code).unwrap_or(ErrorCode::UnknownServerError)
@@ -62,6 +68,17 @@ impl Transactions {
                 TransactionResponse::NeedsProducerId => return Err(ErrorCode::UnknownServerError),
                 response => return Ok(response),
             }
+        }
+    }
+
+    /// Makes partitions part of a producer's transaction, for a client that names them before it writes (below
+    /// `transaction.version` 2).
+    pub(crate) async fn add(&self, producer: ProducerRequest, partitions: Vec<Key>) -> Result<(), ErrorCode> {
+        let id = Arc::clone(&producer.transactional_id);
+        let asked = TransactionRequest::AddPartitions { producer, partitions, client_transaction_version: 0 };
+        match self.ask(&id, &asked).await? {
+            TransactionResponse::AddPartitions(added) => added,
+            _ => Err(ErrorCode::UnknownServerError),
         }
     }
 

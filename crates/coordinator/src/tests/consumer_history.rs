@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
 use super::consumer_member::Consumer;
-use super::harness::{GROUP, Harness};
+use super::harness::{GROUP, Harness, histories};
 use crate::Persisted;
 
 const MEMBERS: usize = 5;
@@ -160,14 +159,9 @@ impl History {
 
 #[test]
 fn random_histories_keep_every_rule() {
-    let cases = std::env::var("OTTLA_GROUP_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(96);
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
-    runner
-        .run(&proptest::collection::vec(action(), 1..150), |actions| {
-            let mut history = History::new();
-            actions.iter().for_each(|action| history.run(action));
-            history.settle();
-            Ok(())
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+    histories(action(), |actions| {
+        let mut history = History::new();
+        actions.iter().for_each(|action| history.run(action));
+        history.settle();
+    });
 }

@@ -1,6 +1,7 @@
 //! A shard with a clock, a log of all its records, and the answers by token.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use kafka_protocol::messages::{
     SyncGroupRequest, SyncGroupResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, TestRunner};
 use protocol::ErrorCode;
 use uuid::Uuid;
 
@@ -73,6 +76,17 @@ pub(crate) fn subscription(topics: &[&str]) -> Bytes {
     }
     bytes.extend_from_slice(&(-1_i32).to_be_bytes());
     bytes.into()
+}
+
+/// Runs random histories; `OTTLA_GROUP_HISTORIES` sets how many.
+pub(crate) fn histories<A: Debug>(action: impl Strategy<Value = A>, run: impl Fn(Vec<A>)) {
+    let cases = std::env::var("OTTLA_GROUP_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(96);
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let ran = runner.run(&proptest::collection::vec(action, 1..150), |actions| {
+        run(actions);
+        Ok(())
+    });
+    ran.unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// Topics by name; ids follow from names.

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
-use super::harness::{GROUP, Harness, join_request, protocols, string};
+use super::harness::{GROUP, Harness, histories, join_request, protocols, string};
 use crate::{CoordinatorRecord, GroupConfig, GroupState, Persisted, Response, Token};
 
 #[derive(Clone, Debug)]
@@ -264,14 +263,9 @@ impl History {
 
 #[test]
 fn random_histories_keep_every_invariant() {
-    let cases = std::env::var("OTTLA_GROUP_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(96);
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
-    runner
-        .run(&proptest::collection::vec(action(), 1..150), |actions| {
-            let mut history = History::new();
-            actions.iter().for_each(|action| history.run(action));
-            history.settle();
-            Ok(())
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+    histories(action(), |actions| {
+        let mut history = History::new();
+        actions.iter().for_each(|action| history.run(action));
+        history.settle();
+    });
 }

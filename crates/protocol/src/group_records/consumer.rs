@@ -147,7 +147,7 @@ impl ConsumerRecord {
             }
             Self::TargetEpoch(group, value) => (key(TARGET_EPOCH, group, None)?, write(value.as_ref(), write_epoch)?),
             Self::Target(group, member, value) => {
-                (key(TARGET, group, Some(member))?, write(value.as_ref(), write_target)?)
+                (key(TARGET, group, Some(member))?, write(value.as_deref(), write_target)?)
             }
             Self::Current(group, member, value) => {
                 (key(CURRENT, group, Some(member))?, write(value.as_ref(), CurrentAssignmentValue::write)?)
@@ -182,7 +182,7 @@ fn read<T>(
     Ok(Some(value))
 }
 
-fn write<T>(
+fn write<T: ?Sized>(
     value: Option<&T>,
     fields: impl FnOnce(&T, &mut Writer) -> Result<(), StoredRecordError>,
 ) -> Result<Option<Vec<u8>>, StoredRecordError> {
@@ -207,7 +207,7 @@ fn write_epoch(epoch: &i32, writer: &mut Writer) -> Result<(), StoredRecordError
     writer.tags(&[])
 }
 
-fn write_target(topics: &Vec<TopicPartitionsValue>, writer: &mut Writer) -> Result<(), StoredRecordError> {
+fn write_target(topics: &[TopicPartitionsValue], writer: &mut Writer) -> Result<(), StoredRecordError> {
     write_topics(topics, writer)?;
     writer.tags(&[])
 }
