@@ -28,6 +28,8 @@ use crate::record::CoordinatorRecord;
 use crate::shard::{Context, GroupShard, Now, Output, Response, Token};
 use crate::timers::Timer;
 
+/// Bytes of the topics' names that a member may subscribe to: they are one record.
+const SUBSCRIPTION_BYTES_MAX: usize = 512 << 10;
 /// First version in which members make their own ids.
 const OWN_MEMBER_ID_SINCE: i16 = 1;
 
@@ -61,6 +63,16 @@ struct Seat {
     replaces: Option<Arc<str>>,
     /// The member so far; the one it replaces, if it does.
     before: ConsumerMember,
+}
+
+/// A heartbeat that is taken.
+struct Beat<'a> {
+    group: Arc<str>,
+    member: Arc<str>,
+    topics: &'a dyn Topics,
+    /// What the member says that it owns.
+    owned: Option<Assignment>,
+    now: Now,
 }
 
 impl GroupShard {
@@ -117,7 +129,8 @@ impl GroupShard {
         }
         self.refresh(&id, context.topics, now, is_new || names_changed || regex_changed, records);
         self.assign(&id, context.topics, records);
-        self.reconcile(&id, &seat.id, context.topics, owned.as_ref(), names_changed || regex_changed, now, records);
+        let beat = Beat { group: Arc::clone(&id), member: Arc::clone(&seat.id), topics: context.topics, owned, now };
+        self.reconcile(&beat, names_changed || regex_changed, records);
         let session_ms = self.config.consumer_session_timeout_ms;
         self.timers.schedule(Timer::session(&id, &seat.id), now.boot_ms.saturating_add(session_ms));
         Ok(self.beat_response(&id, &seat, request))
@@ -231,28 +244,20 @@ impl GroupShard {
         self.emit(ConsumerGroupRecord::TargetEpoch { group: Arc::clone(id), value: Some(epoch) }, records);
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn reconcile(
-        &mut self,
-        id: &Arc<str>,
-        member_id: &Arc<str>,
-        topics: &dyn Topics,
-        owned: Option<&Assignment>,
-        subscription_changed: bool,
-        now: Now,
-        records: &mut Vec<CoordinatorRecord>,
-    ) {
+    /// Takes the member one step towards its target.
+    fn reconcile(&mut self, beat: &Beat<'_>, subscription_changed: bool, records: &mut Vec<CoordinatorRecord>) {
+        let (id, member_id) = (&beat.group, &beat.member);
         let Some(group) = self.persisted.consumer_groups.get(id) else { return };
         let Some(member) = group.members.get(member_id) else { return };
         if !subscription_changed && member.is_reconciled_to(group.assignment_epoch) {
             return;
         }
         let subscribed: BTreeSet<Uuid> =
-            group.topics_of(&member.metadata).filter_map(|name| Some(topics.by_name(name)?.id)).collect();
+            group.topics_of(&member.metadata).filter_map(|name| Some(beat.topics.by_name(name)?.id)).collect();
         let reconciliation = Reconciliation {
             target: &member.target,
             assignment_epoch: group.assignment_epoch,
-            owned,
+            owned: beat.owned.as_ref(),
             is_owned: &|topic, partition| group.owner_epoch(topic, partition).is_some(),
             is_subscribed: &|topic| subscribed.contains(&topic),
             subscription_changed,
@@ -264,7 +269,7 @@ impl GroupShard {
         let timer = Timer::revocation(id, member_id);
         if next.state == MemberState::UnrevokedPartitions {
             let timeout_ms = i64::from(member.metadata.rebalance_timeout_ms);
-            self.timers.schedule(timer, now.boot_ms.saturating_add(timeout_ms));
+            self.timers.schedule(timer, beat.now.boot_ms.saturating_add(timeout_ms));
         } else {
             self.timers.cancel(timer);
         }
@@ -316,6 +321,8 @@ fn validate(context: &Context<'_>, request: &ConsumerGroupHeartbeatRequest) -> R
         refuse(!names && !regex, "Either SubscribedTopicNames or SubscribedTopicRegex must be set when (re-)joining.")?;
     }
     refuse(has_long_name(context, request), "A name in the request is too long.")?;
+    let subscription: usize = request.subscribed_topic_names.iter().flatten().map(|name| name.len()).sum();
+    refuse(subscription > SUBSCRIPTION_BYTES_MAX, "The subscription is too long.")?;
     if let Some(assignor) = request.server_assignor.as_deref().filter(|name| Assignor::of_name(name).is_none()) {
         let message = format!("ServerAssignor {assignor} is not supported. Supported assignors: uniform, range.");
         return Err(Refusal::new(ErrorCode::UnsupportedAssignor, message));

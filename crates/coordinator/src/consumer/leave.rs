@@ -142,12 +142,13 @@ impl GroupShard {
     pub(super) fn remove_member(&mut self, id: &Arc<str>, member: &Arc<str>, records: &mut Vec<CoordinatorRecord>) {
         self.timers.cancel(Timer::session(id, member));
         self.timers.cancel(Timer::revocation(id, member));
-        let (group, member) = (id, member);
-        let current =
-            ConsumerGroupRecord::Current { group: Arc::clone(group), member: Arc::clone(member), value: None };
-        let target = ConsumerGroupRecord::Target { group: Arc::clone(group), member: Arc::clone(member), value: None };
-        let metadata =
-            ConsumerGroupRecord::Member { group: Arc::clone(group), member: Arc::clone(member), value: None };
+        let names = || (Arc::clone(id), Arc::clone(member));
+        let (group, member_id) = names();
+        let current = ConsumerGroupRecord::Current { group, member: member_id, value: None };
+        let (group, member_id) = names();
+        let target = ConsumerGroupRecord::Target { group, member: member_id, value: None };
+        let (group, member_id) = names();
+        let metadata = ConsumerGroupRecord::Member { group, member: member_id, value: None };
         [current, target, metadata].into_iter().for_each(|record| self.emit(record, records));
     }
 

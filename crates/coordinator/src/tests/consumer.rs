@@ -1,7 +1,7 @@
 //! Consumer groups (KIP-848), request by request.
 
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use kafka_protocol::messages::{ListGroupsRequest, OffsetDeleteRequest};
+use kafka_protocol::messages::{ListGroupsRequest, OffsetDeleteRequest, TopicName};
 use protocol::ErrorCode;
 
 use super::consumer_member::{Consumer, REBALANCE_MS};
@@ -225,6 +225,7 @@ fn requests_that_make_no_sense_are_refused() {
         good.clone().with_topic_partitions(None),
         good.clone().with_subscribed_topic_names(None),
         good.clone().with_member_id(string(&"x".repeat(40_000))),
+        good.clone().with_subscribed_topic_names(Some(vec![TopicName(string(&"x".repeat(200))); 3_000])),
     ];
     for request in cases {
         assert_eq!(harness.beat(request.clone()).error_code, code(ErrorCode::InvalidRequest), "{request:?}");

@@ -1,10 +1,13 @@
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use kafka_protocol::messages::{OffsetDeleteRequest, TopicName};
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::{OffsetDeleteRequest, ProducerId, TopicName, TxnOffsetCommitRequest};
 use protocol::ErrorCode;
 
 use super::harness::{DELAY_MS, GROUP, Harness, group_id, join_request, string};
-use crate::{GroupConfig, GroupState, Request, Response};
+use crate::{GroupConfig, GroupState, Persisted, Request, Response};
 
 #[test]
 fn a_stable_member_commits_and_reads_back() {
@@ -180,4 +183,66 @@ fn a_deleted_topic_takes_its_offsets_along() {
     assert_eq!(harness.fetch_all(), [("other".to_owned(), 0, 2)]);
     harness.restart();
     assert_eq!(harness.fetch_all(), [("other".to_owned(), 0, 2)]);
+}
+
+fn staged_request(offset: i64) -> TxnOffsetCommitRequest {
+    let partition = TxnOffsetCommitRequestPartition::default().with_partition_index(0).with_committed_offset(offset);
+    let topic =
+        TxnOffsetCommitRequestTopic::default().with_name(TopicName(string("t"))).with_partitions(vec![partition]);
+    TxnOffsetCommitRequest::default()
+        .with_group_id(group_id(GROUP))
+        .with_producer_id(ProducerId(7))
+        .with_producer_epoch(0)
+        .with_generation_id(-1)
+        .with_topics(vec![topic])
+}
+
+fn stage(harness: &mut Harness, offset: i64) {
+    let token = harness.send(3, Request::TxnOffsetCommit(staged_request(offset)));
+    match harness.answers.get(&token) {
+        Some(Response::TxnOffsetCommit(response)) => assert_eq!(response.topics[0].partitions[0].error_code, 0),
+        other => panic!("no TxnOffsetCommit response but {other:?}"),
+    }
+}
+
+fn stable_code(harness: &mut Harness) -> i16 {
+    let topic = OffsetFetchRequestTopics::default().with_name(TopicName(string("t"))).with_partition_indexes(vec![0]);
+    let request = OffsetFetchRequestGroup::default().with_group_id(group_id(GROUP)).with_topics(Some(vec![topic]));
+    let token = harness.send(9, Request::OffsetFetch(request, crate::RequireStable::Yes));
+    match harness.answers.get(&token) {
+        Some(Response::OffsetFetch(response)) => response.topics[0].partitions[0].error_code,
+        other => panic!("no OffsetFetch response but {other:?}"),
+    }
+}
+
+#[test]
+fn offsets_of_a_transaction_count_when_it_is_committed() {
+    let mut harness = Harness::new();
+    assert_eq!(harness.commit("", -1, "t", 1), 0);
+    stage(&mut harness, 5);
+    assert_eq!(harness.fetch_all(), [("t".into(), 0, 1)]);
+    assert_eq!(stable_code(&mut harness), ErrorCode::UnstableOffsetCommit.code());
+    let checkpoint = harness.shard.checkpoint();
+    assert_eq!(Persisted::restore(&checkpoint).as_ref(), Ok(harness.shard.persisted()), "staged offsets are kept");
+    harness.shard.end_transaction(7, true);
+    assert_eq!((harness.fetch_all(), stable_code(&mut harness)), (vec![("t".into(), 0, 5)], 0));
+}
+
+#[test]
+fn offsets_of_an_aborted_transaction_never_count() {
+    let mut harness = Harness::new();
+    stage(&mut harness, 5);
+    harness.shard.end_transaction(8, true);
+    assert_eq!(harness.fetch_all(), [], "another producer's marker says nothing");
+    harness.shard.end_transaction(7, false);
+    assert_eq!((harness.fetch_all(), stable_code(&mut harness)), (vec![], 0));
+}
+
+#[test]
+fn a_later_commit_outside_of_the_transaction_stays() {
+    let mut harness = Harness::new();
+    stage(&mut harness, 5);
+    assert_eq!(harness.commit("", -1, "t", 9), 0);
+    harness.shard.end_transaction(7, true);
+    assert_eq!(harness.fetch_all(), [("t".into(), 0, 9)]);
 }

@@ -1,6 +1,9 @@
 //! The hexadecimal strings were written by the generated classes of Apache Kafka 4.3.1
 //! (`MessageUtil.toVersionPrefixedByteBuffer`).
 
+use super::consumer::{
+    ConsumerGroupValue, ConsumerMemberValue, CurrentAssignmentValue, RegexValue, TopicPartitionsValue,
+};
 use super::*;
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -161,4 +164,85 @@ fn unknown_tagged_fields_are_skipped() {
 #[test]
 fn too_long_a_string_is_refused_on_writing() {
     assert_eq!(encode_group_key(&"g".repeat(32768)), Err(StoredRecordError::TooLong));
+}
+
+/// Records of consumer groups with key and value, as the generated classes of Apache Kafka 4.3.1 write them.
+fn consumer_records() -> Vec<(ConsumerRecord, &'static str, &'static str)> {
+    let topic_id = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+    let topics = |partitions: &[i32]| vec![TopicPartitionsValue { topic_id, partitions: partitions.to_vec() }];
+    let (group, member) = (|| "g1".to_owned(), || "m1".to_owned());
+    let metadata = ConsumerMemberValue {
+        instance_id: Some("i1".into()),
+        rack_id: None,
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        topic_names: vec!["t1".into(), "t2".into()],
+        topic_regex: Some("t.*".into()),
+        rebalance_timeout_ms: 300_000,
+        server_assignor: Some("uniform".into()),
+    };
+    let current = CurrentAssignmentValue {
+        epoch: 7,
+        previous_epoch: 6,
+        state: 1,
+        assigned: topics(&[0]),
+        pending_revocation: topics(&[2]),
+    };
+    let regex = RegexValue { topics: vec!["t1".into()], version: 9, timestamp: 1_700_000_000_000 };
+    let value = |metadata_hash| ConsumerGroupValue { epoch: 7, metadata_hash };
+    vec![
+        (
+            ConsumerRecord::Group(group(), Some(value(0x0102_0304_0506_0708))),
+            "000300026731",
+            "0000000000070100080102030405060708",
+        ),
+        (ConsumerRecord::Group(group(), Some(value(0))), "000300026731", "00000000000700"),
+        (
+            ConsumerRecord::Member(group(), member(), Some(metadata)),
+            "00050002673100026d31",
+            "00000369310002630b2f3132372e302e302e310303743103743204742e2a000493e008756e69666f726d00",
+        ),
+        (ConsumerRecord::TargetEpoch(group(), Some(7)), "000600026731", "00000000000700"),
+        (
+            ConsumerRecord::Target(group(), member(), Some(topics(&[0, 2]))),
+            "00070002673100026d31",
+            "0000020102030405060708090a0b0c0d0e0f100300000000000000020000",
+        ),
+        (
+            ConsumerRecord::Current(group(), member(), Some(current)),
+            "00080002673100026d31",
+            "0000000000070000000601020102030405060708090a0b0c0d0e0f10020000000000020102030405060708090a0b0c0d0e0f1002000000020000",
+        ),
+        (
+            ConsumerRecord::Regex(group(), "t.*".into(), Some(regex)),
+            "0010000267310003742e2a",
+            "00000203743100000000000000090000018bcfe5680000",
+        ),
+    ]
+}
+
+#[test]
+fn records_of_consumer_groups_are_kafkas_bytes() {
+    for (record, key, value) in consumer_records() {
+        let (key, value) = (unhex(key), unhex(value));
+        assert_eq!(record.encode(), Ok((key.clone(), Some(value.clone()))), "{record:?}");
+        assert_eq!(GroupRecord::decode(&key, Some(&value)), Ok(GroupRecord::Consumer(record.clone())));
+        for end in 0..value.len() {
+            assert!(GroupRecord::decode(&key, Some(&value[..end])).is_err(), "{record:?}, {end} bytes");
+        }
+        for at in 0..value.len() {
+            let mut damaged = value.clone();
+            damaged[at] = 0xff;
+            // An error, or another value; never a panic.
+            let _ = GroupRecord::decode(&key, Some(&damaged));
+        }
+    }
+}
+
+#[test]
+fn tombstones_of_consumer_groups_are_read() {
+    let key = unhex("00080002673100026d31");
+    let gone = ConsumerRecord::Current("g1".into(), "m1".into(), None);
+    assert_eq!(gone.encode(), Ok((key.clone(), None)));
+    assert_eq!(GroupRecord::decode(&key, None), Ok(GroupRecord::Consumer(gone)));
 }
