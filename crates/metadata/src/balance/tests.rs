@@ -315,6 +315,19 @@ fn what_is_planned_and_not_carried_out_is_not_planned_again() {
     assert_eq!(simulation.tick(), []);
 }
 
+/// Partitions of 6 MB/s and of 8 MB/s: no exchange carries more than 0.6 % of a node's share, and only many of them bring balance.
+#[test]
+fn traffic_that_hardly_differs_is_exchanged_too() {
+    let mut simulation = Simulation::new(&[None; 4], Settings::default());
+    simulation.noise = 10;
+    let is_hot = |at: usize| matches!((at * at) % 16, 1 | 4 | 9);
+    simulation.create(4 * 46, 3, |at| MEGABYTE * if is_hot(at) { 8 } else { 6 });
+    simulation.join(None);
+    simulation.submit(&Command::SetDraining { node: NodeId(0), draining: true });
+    simulation.settle();
+    simulation.assert_even(15);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 

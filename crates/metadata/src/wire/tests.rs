@@ -223,8 +223,9 @@ fn image_of_version_2() -> MetadataImage {
     let wal = |node: i32| Uuid::from_u128(100 + u128::from(node.unsigned_abs()));
     let register = |node: i32| {
         let descriptor = WalDescriptor { uuid: wal(node), class: WalClass::Shared, location: "file:///w".into() };
-        let (peer, wal) = (format!("h:{node}").into(), Some(descriptor));
-        Command::RegisterNode(Registration { peer, wal, ..Registration::new(NodeId(node), Uuid::from_u128(1)) })
+        let (peer, version, wal) = (format!("h:{node}").into(), 2, Some(descriptor));
+        let new = Registration::new(NodeId(node), Uuid::from_u128(1));
+        Command::RegisterNode(Registration { peer, version, wal, ..new })
     };
     let replicas: Arc<[NodeId]> = Arc::from([NodeId(1), NodeId(2)].as_slice());
     let fail_over = |node: i32, seal| {
