@@ -277,24 +277,27 @@ impl Member {
         Ok(())
     }
 
-    /// Reads what is next in `partition`; what goes wrong is tried again.
+    /// Reads what is next in `partition`; what goes wrong is tried again after a pause, for a broker that is down refuses at once.
     async fn read(&mut self, partition: u32) {
         let Some(position) = self.positions.get(&partition).copied() else { return };
-        let fetched = match fetch(&mut self.router, partition, position, WAIT).await {
-            Ok(fetched) if fetched.error == Some(ErrorCode::None) => fetched,
-            Ok(fetched) => {
-                let error = fetched.error;
-                if error == Some(ErrorCode::OffsetOutOfRange) && !self.router.world.judge.may_be_stale() {
-                    let complaint = format!("partition {partition}: the group's {position} is out of range");
-                    self.router.world.judge.complain(complaint);
-                }
-                return self.router.trace(&format!("partition {partition}: {error:?}"));
-            }
-            Err(reason) => return self.router.trace(&format!("partition {partition}: {reason}")),
-        };
+        if let Err(reason) = self.try_read(partition, position).await {
+            self.router.trace(&format!("partition {partition}: {reason}"));
+            self.router.pause().await;
+        }
+    }
+
+    async fn try_read(&mut self, partition: u32, position: u64) -> Result<()> {
+        let fetched = fetch(&mut self.router, partition, position, WAIT).await?;
+        let error = fetched.error;
+        if error == Some(ErrorCode::OffsetOutOfRange) && !self.router.world.judge.may_be_stale() {
+            let complaint = format!("partition {partition}: the group's {position} is out of range");
+            self.router.world.judge.complain(complaint);
+        }
+        ensure!(error == Some(ErrorCode::None), "{error:?}");
         for (offset, value) in super::records(&fetched.records, position) {
             self.router.world.judge.polled(self.number, partition, offset, value);
             self.positions.insert(partition, offset + 1);
         }
+        Ok(())
     }
 }
