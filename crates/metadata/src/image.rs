@@ -210,6 +210,14 @@ pub struct TopicImage {
     pub partitions: Vec<PartitionImage>,
 }
 
+impl TopicImage {
+    /// The partition of that index, if there is one.
+    #[must_use]
+    pub fn partition(&self, index: i32) -> Option<&PartitionImage> {
+        self.partitions.get(usize::try_from(index).ok()?)
+    }
+}
+
 /// A partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionImage {
@@ -365,7 +373,7 @@ impl MetadataImage {
     #[must_use]
     pub fn partition_of(&self, stream: StreamId) -> Option<&PartitionImage> {
         let stream = self.streams.get(&stream)?;
-        self.topics.get(&stream.topic)?.partitions.get(usize::try_from(stream.partition).ok()?)
+        self.topics.get(&stream.topic)?.partition(stream.partition)
     }
 
     /// Who leads the partition whose data `stream` is.

@@ -1,5 +1,7 @@
 //! The primitive fields of the records that Kafka's coordinators store, plain or flexible: read and written.
 
+use std::ops::RangeInclusive;
+
 use uuid::Uuid;
 
 use crate::batch::unsigned_varint;
@@ -39,6 +41,21 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8], flexible: bool) -> Self {
         Self { rest: bytes, flexible }
+    }
+
+    /// Reads the version that a value begins with; its fields are flexible from version `flexible_since` on.
+    pub(crate) fn of_value(
+        value: &'a [u8],
+        versions: RangeInclusive<i16>,
+        flexible_since: i16,
+    ) -> Result<(i16, Self), StoredRecordError> {
+        let mut reader = Self::new(value, false);
+        let version = reader.i16()?;
+        if !versions.contains(&version) {
+            return Err(StoredRecordError::Version(version));
+        }
+        reader.flexible = version >= flexible_since;
+        Ok((version, reader))
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], StoredRecordError> {

@@ -61,8 +61,7 @@ fn refused<'a>(image: &MetadataImage, topics: &'a [AddPartitionsToTxnTopic]) -> 
     for topic in topics {
         let known = image.topic(&topic.name);
         for index in &topic.partitions {
-            let exists = known.is_some_and(|known| usize::try_from(*index).is_ok_and(|at| at < known.partitions.len()));
-            if !exists {
+            if known.and_then(|known| known.partition(*index)).is_none() {
                 refused.insert((topic.name.as_str(), *index), ErrorCode::UnknownTopicOrPartition);
             } else if is_internal(&topic.name) {
                 refused.insert((topic.name.as_str(), *index), ErrorCode::TopicAuthorizationFailed);

@@ -77,8 +77,8 @@ fn judge_partition(
     let unknown = |message: String| ChangeError::new(ErrorCode::UnknownTopicOrPartition, message);
     let topic = image.topic(name).ok_or_else(|| unknown(format!("Unable to find a topic named {name}.")))?;
     let index = request.partition_index;
-    let partition = usize::try_from(index).ok().and_then(|index| topic.partitions.get(index));
-    let partition = partition.ok_or_else(|| unknown(format!("Unable to find partition {name}:{index}.")))?;
+    let partition =
+        topic.partition(index).ok_or_else(|| unknown(format!("Unable to find partition {name}:{index}.")))?;
     let Some(replicas) = &request.replicas else {
         return Err(ChangeError::plain(ErrorCode::NoReassignmentInProgress));
     };

@@ -100,8 +100,7 @@ fn ask(image: &MetadataImage, election: Election, request: &ElectLeadersRequest)
 fn state(image: &MetadataImage, election: Election, name: &str, index: i32) -> State {
     let unknown = |what: String| State::Over(ChangeError::new(ErrorCode::UnknownTopicOrPartition, what));
     let Some(topic) = image.topic(name) else { return unknown(format!("No such topic as {name}")) };
-    let partition = usize::try_from(index).ok().and_then(|index| topic.partitions.get(index));
-    match (partition, election) {
+    match (topic.partition(index), election) {
         (None, _) => unknown(format!("No such partition as {name}-{index}")),
         (Some(partition), Election::Preferred) => preferred(image, partition),
         (Some(partition), Election::Unclean) => {

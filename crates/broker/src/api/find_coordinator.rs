@@ -117,8 +117,7 @@ fn coordinator_of(
         Kind::Group => GroupCoordinator::partition_of(image, key),
         Kind::Transaction => TransactionCoordinator::partition_of(image, key),
     }?;
-    let topic = image.topic(kind.topic())?;
-    let leader = topic.partitions.get(usize::try_from(index).ok()?)?.leader;
+    let leader = image.topic(kind.topic())?.partition(index)?.leader;
     let node = image.nodes.get(&leader).filter(|node| !node.fenced && !doubtful.contains(leader))?;
     let endpoint = node.endpoints.iter().find(|endpoint| endpoint.listener == listener)?;
     Some((BrokerId(leader.0), StrBytes::from_string(endpoint.host.clone()), endpoint.port.into()))

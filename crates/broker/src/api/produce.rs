@@ -352,7 +352,7 @@ impl Producing<'_> {
         let refuse = |code, message: &str| Failure::Append(AppendRefused::new(code, message), -1);
         let unknown = if self.by_id { LookupError::UnknownTopicId } else { LookupError::UnknownTopicOrPartition };
         let topic = topic.ok_or(Failure::Lookup(unknown))?;
-        if !usize::try_from(data.index).is_ok_and(|index| index < topic.partitions.len()) {
+        if topic.partition(data.index).is_none() {
             return Err(Failure::Lookup(LookupError::UnknownTopicOrPartition));
         }
         if !matches!(self.acks, -1..=1) {

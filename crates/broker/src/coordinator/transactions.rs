@@ -1,6 +1,7 @@
 //! Transactions: shards of `__transaction_state`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::Lsn;
 use coordinator::transaction::{
@@ -18,6 +19,10 @@ use crate::transactions::markers::MarkerWriter;
 
 /// The topic whose partitions hold transactional ids.
 pub(crate) const TRANSACTION_STATE_TOPIC: &str = "__transaction_state";
+
+/// Pause before markers that were not accepted are tried again; doubled up to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Transaction coordinators on the partitions of `__transaction_state` that this broker leads.
 pub(crate) type TransactionCoordinator = Coordinator<TransactionShard>;
@@ -157,7 +162,7 @@ impl TransactionCoordinator {
         let writer = Arc::clone(self.means());
         let coordinator_epoch = shard.partition().leader_epoch();
         let mut left = task.partitions.clone();
-        let mut pause = writer.first_pause();
+        let mut pause = PAUSE_MIN;
         while !shard.partition().is_closed() && !shard.is_dropped() {
             let Ok(accepted) = writer.write(&task, coordinator_epoch, &left).await else {
                 tracing::warn!(id = %task.transactional_id, "markers were refused: a later coordinator or producer is at work");
@@ -173,7 +178,7 @@ impl TransactionCoordinator {
                 return;
             }
             tokio::time::sleep(pause).await;
-            pause = writer.next_pause(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 

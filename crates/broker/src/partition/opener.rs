@@ -170,12 +170,8 @@ async fn open_streams(partitions: &Inner, batch: &[Opening]) -> Result<Vec<Optio
 /// nothing if it was deleted meanwhile.
 fn grant(partitions: &Inner, mut opening: Opening, epoch: StreamEpoch) -> Result<Option<Granted>, Opening> {
     let image = partitions.parts.metadata.image();
-    let leader_epoch = {
-        let topic = image.topics.get(&opening.topic.id);
-        let index = usize::try_from(opening.index).unwrap_or(usize::MAX);
-        topic.and_then(|topic| topic.partitions.get(index)).map(|partition| partition.leader_epoch)
-    };
-    let Some(leader_epoch) = leader_epoch else { return Ok(None) };
+    let partition = image.topics.get(&opening.topic.id).and_then(|topic| topic.partition(opening.index));
+    let Some(leader_epoch) = partition.map(|partition| partition.leader_epoch) else { return Ok(None) };
     match partitions.parts.streams.open(opening.stream, epoch) {
         Ok(stream) => Ok(Some(Granted { opening, leader_epoch, stream })),
         // Damaged, or reopened since. Whoever repairs the log restarts the broker; until then this is told again.

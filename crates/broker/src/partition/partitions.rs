@@ -176,8 +176,7 @@ impl Partitions {
         if let Some(partition) = self.get(topic.id, index) {
             return Ok(partition);
         }
-        let image = usize::try_from(index).ok().and_then(|index| topic.partitions.get(index));
-        let image = image.ok_or(LookupError::UnknownTopicOrPartition)?;
+        let image = topic.partition(index).ok_or(LookupError::UnknownTopicOrPartition)?;
         if image.leader == self.inner.parts.node {
             return Err(LookupError::Opening);
         }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::NodeId;
 use coordinator::transaction::MarkerTask;
 use metadata::{MetadataClient, MetadataImage};
+use prost::Message;
 use protocol::ErrorCode;
 use wal::DurableLsn;
 
@@ -17,9 +19,6 @@ use crate::partition::{LookupError, Partitions, TransactionMarker};
 
 /// How long a peer may take to have markers durable.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Pause before what was not accepted is tried again; doubled up to the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A partition: topic and index.
 pub(crate) type Key = (Arc<str>, i32);
@@ -45,14 +44,6 @@ pub(crate) struct MarkerWriter {
 }
 
 impl MarkerWriter {
-    pub(crate) fn first_pause(&self) -> Duration {
-        PAUSE_MIN
-    }
-
-    pub(crate) fn next_pause(&self, pause: Duration) -> Duration {
-        (pause * 2).min(PAUSE_MAX)
-    }
-
     /// Writes the markers of `task` on those partitions; returns which are done with: have it durably, or exist no more.
     pub(crate) async fn write(
         &self,
@@ -143,14 +134,24 @@ impl MarkerWriter {
             transaction_version: marker.transaction_version.into(),
             partitions: keys.iter().map(TopicPartition::from).collect(),
         };
-        let failed = vec![ErrorCode::NotLeaderOrFollower; keys.len()];
-        let Some(node) = image.nodes.get(&leader).filter(|node| !node.peer.is_empty()) else { return failed };
-        let asked = self.peers.call(&node.peer, Lane::Control, Kind::Markers, encode(&request), DEADLINE).await;
-        let answered = asked.ok().and_then(Result::ok).and_then(|body| decode::<MarkersAnswer>(body).ok());
-        match answered {
+        match self.ask::<MarkersAnswer>(image, leader, Kind::Markers, encode(&request), DEADLINE).await {
             Some(answer) if answer.codes.len() == keys.len() => answer.codes.into_iter().map(super::code_of).collect(),
-            _ => failed,
+            _ => vec![ErrorCode::NotLeaderOrFollower; keys.len()],
         }
+    }
+
+    /// A peer's answer; none if it was not reached, or had none.
+    pub(super) async fn ask<A: Message + Default>(
+        &self,
+        image: &MetadataImage,
+        node: NodeId,
+        kind: Kind,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Option<A> {
+        let node = image.nodes.get(&node).filter(|node| !node.peer.is_empty())?;
+        let asked = self.peers.call(&node.peer, Lane::Control, kind, body, deadline).await;
+        decode(asked.ok()?.ok()?).ok()
     }
 
     /// Another broker, which coordinates the transaction, asks for markers here.
@@ -171,6 +172,5 @@ impl MarkerWriter {
 
 /// Who leads a partition; nobody if it does not exist.
 fn leader(image: &MetadataImage, (topic, index): &Key) -> Option<NodeId> {
-    let partitions = &image.topic(topic)?.partitions;
-    Some(partitions.get(usize::try_from(*index).ok()?)?.leader)
+    Some(image.topic(topic)?.partition(*index)?.leader)
 }

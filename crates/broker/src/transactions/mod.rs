@@ -11,8 +11,8 @@ use coordinator::transaction::{
 };
 use protocol::ErrorCode;
 
-use crate::cluster::peer::messages::{TopicPartition, VerifyAnswer, VerifyRequest, decode, encode};
-use crate::cluster::peer::{Kind, Lane};
+use crate::cluster::peer::Kind;
+use crate::cluster::peer::messages::{TopicPartition, VerifyAnswer, VerifyRequest, encode};
 use crate::coordinator::{TRANSACTION_STATE_TOPIC, TransactionCoordinator};
 use markers::{Key, MarkerWriter};
 
@@ -86,8 +86,7 @@ impl Transactions {
     pub(crate) async fn verify(&self, id: &str, producer: ProducerIdAndEpoch, keys: &[Key]) -> Vec<ErrorCode> {
         let image = self.markers.metadata.image();
         let index = TransactionCoordinator::partition_of(&image, id);
-        let partition =
-            index.and_then(|index| image.topic(TRANSACTION_STATE_TOPIC)?.partitions.get(usize::try_from(index).ok()?));
+        let partition = index.and_then(|index| image.topic(TRANSACTION_STATE_TOPIC)?.partition(index));
         let answered = match partition.map(|partition| partition.leader) {
             None => Err(ErrorCode::CoordinatorNotAvailable),
             Some(leader) if leader == self.markers.node => self.verify_here(id, producer, keys).await,
@@ -125,12 +124,9 @@ impl Transactions {
             producer_epoch: producer.epoch.into(),
             partitions: keys.iter().map(TopicPartition::from).collect(),
         };
-        let image = self.markers.metadata.image();
-        let node = image.nodes.get(&leader).filter(|node| !node.peer.is_empty());
-        let node = node.ok_or(ErrorCode::CoordinatorNotAvailable)?;
-        let body = encode(&request);
-        let asked = self.markers.peers.call(&node.peer, Lane::Control, Kind::VerifyTransaction, body, VERIFY_DEADLINE);
-        let answered = asked.await.ok().and_then(Result::ok).and_then(|body| decode::<VerifyAnswer>(body).ok());
+        let (image, kind) = (self.markers.metadata.image(), Kind::VerifyTransaction);
+        let answered: Option<VerifyAnswer> =
+            self.markers.ask(&image, leader, kind, encode(&request), VERIFY_DEADLINE).await;
         let codes = answered.map(|answer| answer.codes).filter(|codes| codes.len() == keys.len());
         let codes = codes.ok_or(ErrorCode::CoordinatorNotAvailable)?;
         Ok(codes.into_iter().map(code_of).collect())

@@ -171,12 +171,7 @@ fn read<T>(
     fields: impl FnOnce(&mut Reader<'_>) -> Result<T, StoredRecordError>,
 ) -> Result<Option<T>, StoredRecordError> {
     let Some(value) = value else { return Ok(None) };
-    let (version, rest) = value.split_first_chunk::<2>().ok_or(StoredRecordError::Truncated)?;
-    match i16::from_be_bytes(*version) {
-        VERSION => {}
-        other => return Err(StoredRecordError::Version(other)),
-    }
-    let mut reader = Reader::new(rest, true);
+    let (_, mut reader) = Reader::of_value(value, VERSION..=VERSION, VERSION)?;
     let value = fields(&mut reader)?;
     reader.finish()?;
     Ok(Some(value))

@@ -180,12 +180,7 @@ pub fn encode_group_key(group: &str) -> Result<Vec<u8>, StoredRecordError> {
 }
 
 fn value_reader(value: &[u8]) -> Result<(i16, Reader<'_>), StoredRecordError> {
-    let (version, fields) = value.split_first_chunk::<2>().ok_or(StoredRecordError::Truncated)?;
-    let version = i16::from_be_bytes(*version);
-    if !(0..=VERSION_MAX).contains(&version) {
-        return Err(StoredRecordError::Version(version));
-    }
-    Ok((version, Reader::new(fields, version >= FLEXIBLE)))
+    Reader::of_value(value, 0..=VERSION_MAX, FLEXIBLE)
 }
 
 impl OffsetValue {

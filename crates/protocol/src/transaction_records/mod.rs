@@ -137,12 +137,7 @@ impl TransactionValue {
     /// # Errors
     /// When the bytes are damaged, or of a later version.
     pub fn decode(value: &[u8]) -> Result<Self, StoredRecordError> {
-        let (version, fields) = value.split_first_chunk::<2>().ok_or(StoredRecordError::Truncated)?;
-        let version = i16::from_be_bytes(*version);
-        if !(0..=VALUE_VERSION).contains(&version) {
-            return Err(StoredRecordError::Version(version));
-        }
-        let mut reader = Reader::new(fields, version >= VALUE_VERSION);
+        let (_, mut reader) = Reader::of_value(value, 0..=VALUE_VERSION, VALUE_VERSION)?;
         let mut decoded = Self {
             producer_id: reader.i64()?,
             previous_producer_id: -1,
